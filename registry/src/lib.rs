@@ -1,0 +1,1 @@
+//! Roadstead's registry: an OCI Distribution server.

@@ -1,0 +1,125 @@
+//! The record of one container: what was asked for, settled once, before anything is launched.
+//!
+//! `containers/<id>/config.json` is written by the CLI and read by the launcher; nothing changes
+//! it afterwards. What happens later stands in other files (`state.json`, `exit.json`), written by
+//! the monitor alone. The record names the container's layers, so it keeps them from being
+//! removed, across reboots too.
+
+use std::collections::BTreeMap;
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+use shared::{DiffId, Digest};
+
+/// The form of [`Record`] that this program writes; another one is refused when read.
+pub const RECORD_FORMAT: u32 = 1;
+
+/// Everything the launcher needs, and everything `inspect` tells about the request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Record {
+    pub format: u32,
+    /// 64 lower-case hex digits.
+    pub id: String,
+    pub name: String,
+    /// RFC 3339, UTC.
+    pub created: String,
+    pub image: ImageUse,
+    /// The OCI runtime configuration: a pure function of image configuration and flags.
+    pub spec: Spec,
+    /// `-u` or the image's `User`, as text: names are looked up in the container's own
+    /// `/etc/passwd` and `/etc/group`, by the container's init, after the root has changed.
+    pub user: String,
+    pub groups_added: Vec<String>,
+    pub network: Network,
+    pub stdio: Stdio,
+    /// `--rm`: remove the container when it has ended. Its overlay is mounted `volatile`.
+    pub remove_on_exit: bool,
+    /// `--init`: a reaper of ours is process 1.
+    pub init: bool,
+    pub stop_signal: Option<String>,
+    pub stop_timeout_seconds: Option<u32>,
+    pub cgroup_parent: Option<String>,
+    pub volumes: Vec<VolumeUse>,
+    pub labels: BTreeMap<String, String>,
+    pub hosts: Hosts,
+    /// Flags that were given by name: a limit or restriction among them that cannot be applied is
+    /// an error, where a default degrades with a notice.
+    pub asked_for: Vec<String>,
+}
+
+/// The image, pinned.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImageUse {
+    /// What the person typed, completed.
+    pub reference: String,
+    pub manifest: Digest,
+    pub config: Digest,
+    /// From the lowest layer up; a layer that the image repeats stands once, at its topmost place.
+    pub layers: Vec<DiffId>,
+    /// The directory under `fixups/` that restores implied parents, if any.
+    pub fixups: Option<String>,
+    /// Attributes of the container's `/`: the topmost explicit root entry among the layers.
+    pub root: RootAttributes,
+}
+
+/// Mode, owner and extended attributes of a directory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RootAttributes {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    #[serde(default)]
+    pub xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Default for RootAttributes {
+    fn default() -> Self {
+        Self { mode: 0o755, uid: 0, gid: 0, xattrs: BTreeMap::new() }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    None,
+    Host,
+    /// The network namespace of another container, by its id.
+    Container(String),
+}
+
+/// What the container's standard streams are. They are always pipes or a terminal of our own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stdio {
+    /// `-t`
+    pub terminal: bool,
+    /// `-i`
+    pub stdin_open: bool,
+    /// `-d`: nobody is attached at first.
+    pub detached: bool,
+    /// Whether the streams are written to `log/` (json-file).
+    pub logged: bool,
+}
+
+/// A volume or bind that needs more than a mount entry of the Spec.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeUse {
+    /// Index into `spec.mounts`.
+    pub mount: usize,
+    /// The volume's name; anonymous volumes have a generated one.
+    pub name: String,
+    pub anonymous: bool,
+    /// Fill it from the image at first use.
+    pub populate: bool,
+}
+
+/// What `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Hosts {
+    pub hostname: String,
+    pub domainname: String,
+    /// `--add-host`: name and address.
+    pub added: Vec<(String, String)>,
+    pub dns: Vec<String>,
+    pub dns_search: Vec<String>,
+    pub dns_options: Vec<String>,
+}

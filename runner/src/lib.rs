@@ -1,0 +1,3 @@
+//! Roadstead's runner: pulls images and runs them.
+
+pub mod container;
