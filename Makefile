@@ -1,0 +1,39 @@
+# The commands of this project. `make` alone lists them.
+#
+# Everything is built with the locked dependencies. `CARGO_TARGET_DIR` is honoured.
+
+CARGO      ?= cargo
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+CONFORMANCE = $(CARGO) run --locked --release --quiet -p conformance --bin conformance --
+
+# The black-box tests and benchmarks run these binaries.
+export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/release
+
+.PHONY: help build demo check test install bench fuzz torture
+
+help:                ## List these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
+
+build:               ## Build both programs, optimised, into target/release
+	$(CARGO) build --locked --release --workspace
+
+demo: build          ## Start the registry, push an image, run it with rrun, clean up (root)
+	$(CONFORMANCE) demo
+
+check:               ## Format, lints, fast tests: before every commit
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --workspace --lib --bins
+
+test: install        ## Everything, through the wire and the kernel (root; installs what it needs)
+	$(MAKE) check
+	$(MAKE) build
+	$(CARGO) test --locked -p shared -p registry -p runner --tests
+	$(CARGO) test --locked -p conformance --tests -- --test-threads=1
+
+install:             ## Debian packages and Go programs that the tests and benchmarks need (root)
+	$(CONFORMANCE) install
+
+bench: install build ## Figures beside the peers, in one interleaved run (root)
+	$(CONFORMANCE) bench registry
+	$(CONFORMANCE) bench runner
