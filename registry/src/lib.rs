@@ -1,1 +1,2 @@
 //! Roadstead's registry: an OCI Distribution server.
+pub mod records;
