@@ -1,1 +1,17 @@
-fn main() {}
+//! `rrun`: the command line. What it says and answers is decided in `runner::cli`.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match runner::cli::main(&words) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("{failure}");
+            }
+            ExitCode::from(failure.exit_code)
+        }
+    }
+}
