@@ -2,4 +2,9 @@
 
 pub mod cli;
 pub mod container;
+pub mod dirs;
 pub mod failure;
+pub mod images;
+pub mod pull;
+pub mod timestamp;
+pub mod unpack;

@@ -1,0 +1,96 @@
+//! Where the runner keeps things: ROOT survives a reboot, RUNROOT does not.
+
+use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+/// The two directories of one user's runner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dirs {
+    /// Images, containers, volumes: `/var/lib/roadstead`, or `$XDG_DATA_HOME/roadstead`.
+    pub root: PathBuf,
+    /// What lives as long as this boot: `/run/roadstead`, or `$XDG_RUNTIME_DIR/roadstead`.
+    pub runroot: PathBuf,
+}
+
+/// Why there is no place to keep things.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDirs {
+    #[error("neither --root nor RRUN_ROOT nor XDG_DATA_HOME nor HOME is set")]
+    Root,
+    #[error("neither --runroot nor RRUN_RUNROOT nor XDG_RUNTIME_DIR is set")]
+    Runroot,
+    #[error("cannot make {} absolute", path.display())]
+    Relative { path: PathBuf, source: io::Error },
+}
+
+impl Dirs {
+    /// The directories that flags (`--root`, `--runroot`), the environment (`RRUN_ROOT`,
+    /// `RRUN_RUNROOT`) or, last, the user's kind decide. Makes nothing.
+    pub fn resolve(root: Option<&Path>, runroot: Option<&Path>) -> Result<Self, NoDirs> {
+        let is_root = rustix::process::geteuid().is_root();
+        let root =
+            given(root, "RRUN_ROOT").or_else(|| default_root(is_root)).ok_or(NoDirs::Root)?;
+        let runroot = given(runroot, "RRUN_RUNROOT")
+            .or_else(|| default_runroot(is_root))
+            .ok_or(NoDirs::Runroot)?;
+        Ok(Self { root: absolute(root)?, runroot: absolute(runroot)? })
+    }
+
+    /// Makes RUNROOT (0711: the container's root passes through it), `mnt` (0755, the place where
+    /// root filesystems are attached, empty), `c` and `net`.
+    pub fn make_runroot(&self) -> io::Result<()> {
+        let make = |path: PathBuf, mode| match fs::DirBuilder::new().mode(mode).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        };
+        if let Some(parent) = self.runroot.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        make(self.runroot.clone(), 0o711)?;
+        make(self.runroot.join("mnt"), 0o755)?;
+        make(self.runroot.join("c"), 0o711)?;
+        make(self.runroot.join("net"), 0o700)
+    }
+}
+
+fn given(flag: Option<&Path>, variable: &str) -> Option<PathBuf> {
+    flag.map(Path::to_owned).or_else(|| env_path(variable))
+}
+
+fn env_path(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value: &OsString| !value.is_empty()).map(PathBuf::from)
+}
+
+fn default_root(is_root: bool) -> Option<PathBuf> {
+    if is_root {
+        return Some("/var/lib/roadstead".into());
+    }
+    env_path("XDG_DATA_HOME")
+        .or_else(|| env_path("HOME").map(|home| home.join(".local/share")))
+        .map(|base| base.join("roadstead"))
+}
+
+fn default_runroot(is_root: bool) -> Option<PathBuf> {
+    if is_root {
+        return Some("/run/roadstead".into());
+    }
+    env_path("XDG_RUNTIME_DIR").map(|base| base.join("roadstead"))
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, NoDirs> {
+    std::path::absolute(&path).map_err(|source| NoDirs::Relative { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_decide_and_become_absolute() {
+        let dirs = Dirs::resolve(Some(Path::new("a")), Some(Path::new("/b"))).unwrap();
+        assert_eq!(dirs.root, std::env::current_dir().unwrap().join("a"));
+        assert_eq!(dirs.runroot, Path::new("/b"));
+    }
+}

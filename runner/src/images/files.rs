@@ -1,0 +1,136 @@
+//! Small files beneath a directory descriptor: read bounded, written whole or not at all.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::{Errno, Result};
+
+/// No record of the store comes near this; what is larger is not ours. Bytes.
+pub(crate) const RECORD_BYTES_MAX: u64 = 64 << 20;
+
+/// The content of a file, or none where it does not exist.
+pub(crate) fn read(dir: BorrowedFd<'_>, path: &str) -> Result<Option<Vec<u8>>> {
+    let fd = match rustix::fs::openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        other => other?,
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::from(fd);
+    let length = file.metadata().map_err(errno)?.len();
+    if length > RECORD_BYTES_MAX {
+        return Err(Errno::FBIG);
+    }
+    bytes.reserve_exact(usize::try_from(length).unwrap_or(0) + 1);
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut bytes).map_err(errno)?;
+    Ok(Some(bytes))
+}
+
+/// Whether a rename must survive a power cut by itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durably {
+    /// The file is synced, then renamed, then its directory is synced.
+    Yes,
+    /// Within this boot only: a reader never sees half a file, a power cut may lose it whole.
+    No,
+}
+
+/// Replaces `folder/name` as one step: temporary name, content, rename.
+pub(crate) fn replace(
+    dir: BorrowedFd<'_>,
+    folder: &str,
+    name: &str,
+    bytes: &[u8],
+    durably: Durably,
+) -> Result<()> {
+    let folder = open_dir(dir, folder)?;
+    let temporary = format!(".{name:.100}.{}", random_name());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&folder, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
+    let written = write_all(file.as_fd(), bytes)
+        .and_then(|()| if durably == Durably::Yes { rustix::fs::fdatasync(&file) } else { Ok(()) })
+        .and_then(|()| rustix::fs::renameat(&folder, &temporary, &folder, name));
+    if let Err(error) = written {
+        // The temporary file is ours alone; that it may stay is worth less than the first error.
+        let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
+        return Err(error);
+    }
+    if durably == Durably::Yes { rustix::fs::fsync(&folder) } else { Ok(()) }
+}
+
+pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A directory, for reading names and as the base of further paths.
+pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(dir, path, flags, Mode::empty())
+}
+
+/// Makes a directory where there is none.
+pub(crate) fn make_dir(dir: BorrowedFd<'_>, path: &str, mode: Mode) -> Result<()> {
+    match rustix::fs::mkdirat(dir, path, mode) {
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// The names in a directory, without those that begin with a dot (temporary files of ours).
+pub(crate) fn names(dir: BorrowedFd<'_>, path: &str) -> Result<Vec<String>> {
+    let folder = match open_dir(dir, path) {
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::new(folder)? {
+        // Every name in the store is ASCII and ours.
+        if let Ok(name) = entry?.file_name().to_str()
+            && !name.starts_with('.')
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+pub(crate) fn exists(dir: BorrowedFd<'_>, path: &str) -> bool {
+    rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// 128 random bits as 32 hex digits.
+pub(crate) fn random_name() -> String {
+    let mut text = String::with_capacity(32);
+    for byte in random_bytes::<16>() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// Bytes nobody can guess.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // Fails only before the kernel's pool is seeded, which a blocking call waits for, or
+        // interrupted by a signal.
+        if let Ok(count) =
+            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
+        {
+            filled += count;
+        }
+    }
+    bytes
+}
+
+pub(crate) fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
