@@ -1,2 +1,3 @@
 //! Roadstead's registry: an OCI Distribution server.
+mod failpoint;
 pub mod records;

@@ -27,6 +27,11 @@
 //! until after the last change here.
 
 mod clock;
+pub mod memory;
+pub mod sqlite;
+mod stamps;
+#[cfg(test)]
+mod suite;
 
 use std::fmt;
 use std::path::Path;
@@ -39,7 +44,7 @@ use shared::{Digest, Reference, RepoName, Tag};
 pub use clock::{GcClock, GcTime};
 
 /// Why an operation on the records did not happen.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum RecordsError {
     /// No space for the change. Nothing changed; it may work again once there is space.
     #[error("no space left for the records")]
@@ -428,6 +433,15 @@ pub trait Records: Send + Sync + 'static {
     /// review: one change. False: there was none.
     async fn delete_manifest(&self, repo: &RepoName, digest: &Digest) -> Result<bool>;
 
+    /// Deletes a manifest that no tag, no index and no existing subject keeps and that was last
+    /// pushed at `pushed_before` or earlier. False: it is kept, or there is none.
+    async fn delete_untagged(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        pushed_before: GcTime,
+    ) -> Result<bool>;
+
     /// Deletes a tag; its manifest stays. False: there was none.
     async fn delete_tag(&self, repo: &RepoName, tag: &Tag) -> Result<bool>;
 
@@ -525,7 +539,8 @@ pub trait Records: Send + Sync + 'static {
     /// What `repo` holds; `None` when it is unknown. Cost: proportional to that.
     async fn usage(&self, repo: &RepoName) -> Result<Option<RepoUsage>>;
 
-    /// Deletes every manifest, tag and link of a repository: one change. False: it is unknown.
+    /// Deletes every manifest and tag of a repository: one change. Its links go as those of any
+    /// deleted manifest, after their grace. False: it is unknown.
     /// Cost: proportional to what it holds.
     async fn remove_repository(&self, repo: &RepoName) -> Result<bool>;
 

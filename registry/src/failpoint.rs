@@ -1,0 +1,120 @@
+//! Failing on purpose, at named places; compiled only with the feature `failpoints`, which no
+//! release has.
+//!
+//! `REGISTRY_FAILPOINTS="NAME=ACTION;NAME=ACTION@N"`, read once, at the first point that is
+//! reached. With `@N` the action happens at the N-th arrival only (counted from 1), without it at
+//! every one.
+//! - `abort`: the process dies at once, as by `kill -9`.
+//! - `off`: the step that the point guards is left out. For variants that are known to be bad and
+//!   must turn a test red.
+//! - `eio`, `enospc`: the step fails so.
+//! - `sleep`: 20 ms pass, which makes a race wide.
+
+/// A place where a process may die: `fail_point!("name")`.
+///
+/// As an expression, `fail_point!("name", off)` is whether the step is left out, and
+/// `fail_point!("name", io)` is an `std::io::Result<()>`.
+#[cfg(feature = "failpoints")]
+macro_rules! fail_point {
+    ($name:literal) => {
+        let _ = $crate::failpoint::arrive($name);
+    };
+    ($name:literal, off) => {
+        matches!($crate::failpoint::arrive($name), Some($crate::failpoint::Action::Off))
+    };
+    ($name:literal, io) => {
+        match $crate::failpoint::arrive($name) {
+            Some($crate::failpoint::Action::Errno(errno)) => {
+                Err(std::io::Error::from_raw_os_error(errno))
+            }
+            _ => Ok::<(), std::io::Error>(()),
+        }
+    };
+}
+
+/// See the other definition: without the feature nothing is left of it.
+#[cfg(not(feature = "failpoints"))]
+macro_rules! fail_point {
+    ($name:literal) => {};
+    ($name:literal, off) => {
+        false
+    };
+    ($name:literal, io) => {
+        Ok::<(), std::io::Error>(())
+    };
+}
+
+pub(crate) use fail_point;
+
+#[cfg(feature = "failpoints")]
+pub(crate) use enabled::{Action, arrive};
+
+#[cfg(feature = "failpoints")]
+mod enabled {
+    use std::collections::HashMap;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Action {
+        Abort,
+        Off,
+        Errno(i32),
+        Sleep,
+    }
+
+    struct Point {
+        action: Action,
+        at: Option<u64>,
+        arrivals: AtomicU64,
+    }
+
+    static POINTS: OnceLock<HashMap<String, Point>> = OnceLock::new();
+
+    /// What is to happen here, now. Aborting and sleeping have happened already.
+    pub(crate) fn arrive(name: &str) -> Option<Action> {
+        let points =
+            POINTS.get_or_init(|| parse(&std::env::var("REGISTRY_FAILPOINTS").unwrap_or_default()));
+        let point = points.get(name)?;
+        let arrival = point.arrivals.fetch_add(1, Ordering::Relaxed) + 1;
+        if point.at.is_some_and(|at| at != arrival) {
+            return None;
+        }
+        match point.action {
+            Action::Abort => {
+                eprintln!("failpoint {name}: abort");
+                std::process::abort()
+            }
+            Action::Sleep => std::thread::sleep(Duration::from_millis(20)),
+            Action::Off | Action::Errno(_) => {}
+        }
+        Some(point.action)
+    }
+
+    /// A text that is not understood is a mistake in a test: it must not pass as "no failure".
+    fn parse(text: &str) -> HashMap<String, Point> {
+        text.split(';')
+            .filter(|entry| !entry.is_empty())
+            .map(|entry| {
+                let (name, action) = entry.split_once('=').unwrap_or((entry, ""));
+                let (action, at) = match action.split_once('@') {
+                    Some((action, at)) => (action, at.parse().ok()),
+                    None => (action, None),
+                };
+                let action = match action {
+                    "abort" => Action::Abort,
+                    "off" => Action::Off,
+                    "eio" => Action::Errno(libc::EIO),
+                    "enospc" => Action::Errno(libc::ENOSPC),
+                    "sleep" => Action::Sleep,
+                    _ => {
+                        eprintln!("REGISTRY_FAILPOINTS: {entry:?} is not NAME=ACTION[@N]");
+                        std::process::exit(64)
+                    }
+                };
+                (name.to_owned(), Point { action, at, arrivals: AtomicU64::new(0) })
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,430 @@
+//! The one thread that writes, and how changes that wait together share a sync.
+//!
+//! A group is one transaction; each change in it has a savepoint, so that one that is refused or
+//! fails leaves the others alone. Nobody is answered before COMMIT has returned.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::checkpoint::Checkpointer;
+use super::schema;
+use crate::failpoint::fail_point;
+use crate::records::stamps::Stamps;
+use crate::records::{GcClock, GcTime, RecordsError, RepoName, Result};
+
+/// Changes that share a transaction at most: what one sync of a slow disk lets pile up from a few
+/// hundred clients. More would only make the first of them wait.
+const GROUP_MAX: usize = 512;
+
+/// Changes that wait at most; whoever comes then waits for a place, which is back-pressure.
+const QUEUE_MAX: usize = 1024;
+
+/// How far the stored collection clock may lag behind, which is what a crash adds to a grace.
+const CLOCK_LAG_MAX: Duration = Duration::from_secs(10);
+
+/// What a change decided.
+pub(super) enum Outcome<T> {
+    Keep(T),
+    /// Undo what it wrote; the answer stands.
+    Discard(T),
+}
+
+/// What a change works with.
+pub(super) struct Change<'c> {
+    pub(super) connection: &'c Connection,
+    /// The collection clock.
+    pub(super) now: GcTime,
+    /// Unix seconds, for people.
+    pub(super) wall: i64,
+    notes: Notes,
+}
+
+/// What becomes visible outside the database once the change is durable.
+#[derive(Default)]
+struct Notes {
+    touched: Vec<RepoName>,
+    touched_all: bool,
+    rescued: u64,
+}
+
+impl Change<'_> {
+    /// Says that what readers may remember of `repo` is no longer true.
+    pub(super) fn touch(&mut self, repo: &RepoName) {
+        self.notes.touched.push(repo.clone());
+    }
+
+    /// Says so of every repository.
+    pub(super) fn touch_all(&mut self) {
+        self.notes.touched_all = true;
+    }
+
+    /// Counts condemned links that turned live.
+    pub(super) fn note_rescued(&mut self, links: u64) {
+        self.notes.rescued += links;
+    }
+}
+
+/// What the writer shares with the rest of the process.
+pub(super) struct Shared {
+    pub(super) clock: GcClock,
+    pub(super) stamps: Stamps,
+    /// Condemned links that turned live since the start.
+    pub(super) rescued: AtomicU64,
+    /// Set once, when a write or sync has failed.
+    poisoned: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn new(clock: GcClock) -> Self {
+        Self {
+            clock,
+            stamps: Stamps::new(),
+            rescued: AtomicU64::new(0),
+            poisoned: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
+    }
+
+    /// No write from here on. The kernel marks pages clean after a failed sync: a second attempt
+    /// would seem to work and prove nothing. Only a restart reads back what is really there.
+    pub(super) fn poison(&self, error: &rusqlite::Error) {
+        if !self.poisoned.swap(true, Ordering::AcqRel) {
+            tracing::error!(%error, "records: a write to disk failed; read-only until a restart");
+        }
+    }
+}
+
+/// Where changes are handed in.
+#[derive(Clone)]
+pub(super) struct Writer {
+    queue: mpsc::Sender<Message>,
+}
+
+enum Message {
+    Change(Box<dyn Job>),
+    Close(oneshot::Sender<Result<()>>),
+}
+
+impl Writer {
+    /// Starts the thread; it ends when it is closed or every `Writer` is dropped.
+    pub(super) fn start(
+        connection: Connection,
+        checkpointer: Checkpointer,
+        shared: Arc<Shared>,
+    ) -> std::io::Result<Self> {
+        let (queue, receiver) = mpsc::channel(QUEUE_MAX);
+        let saved_clock = shared.clock.now();
+        let mut thread = Thread { connection, checkpointer, shared, saved_clock };
+        std::thread::Builder::new()
+            .name("records-write".into())
+            .spawn(move || thread.run(receiver))?;
+        Ok(Self { queue })
+    }
+
+    /// Applies a change and waits until it is durable. `apply` may run more than once, each time
+    /// on a state in which it has not run.
+    pub(super) async fn change<T, F>(&self, apply: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Change<'_>) -> rusqlite::Result<Outcome<T>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Pending { apply, value: None, reply });
+        self.queue.send(Message::Change(job)).await.map_err(|_| RecordsError::Closed)?;
+        answer.await.map_err(|_| RecordsError::Closed)?
+    }
+
+    /// Ends the thread after what is queued.
+    pub(super) async fn close(&self) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Message::Close(reply)).await.map_err(|_| RecordsError::Closed)?;
+        answer.await.map_err(|_| RecordsError::Closed)?
+    }
+}
+
+/// A change that waits, whatever its answer's type.
+trait Job: Send {
+    /// Whether to keep what it wrote.
+    fn apply(&mut self, change: &mut Change<'_>) -> rusqlite::Result<bool>;
+    fn answer(self: Box<Self>, outcome: Result<()>);
+}
+
+struct Pending<T, F> {
+    apply: F,
+    value: Option<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Job for Pending<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Change<'_>) -> rusqlite::Result<Outcome<T>> + Send,
+{
+    fn apply(&mut self, change: &mut Change<'_>) -> rusqlite::Result<bool> {
+        let (keep, value) = match (self.apply)(change)? {
+            Outcome::Keep(value) => (true, value),
+            Outcome::Discard(value) => (false, value),
+        };
+        self.value = Some(value);
+        Ok(keep)
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<()>) {
+        let Self { value, reply, .. } = *self;
+        let unapplied = || RecordsError::Failed("the change did not run".into());
+        let answer = outcome.and_then(|()| value.ok_or_else(unapplied));
+        // Whoever asked may be gone; the change stands all the same.
+        let _ = reply.send(answer);
+    }
+}
+
+struct Thread {
+    connection: Connection,
+    checkpointer: Checkpointer,
+    shared: Arc<Shared>,
+    /// The collection clock as the database has it.
+    saved_clock: GcTime,
+}
+
+impl Thread {
+    fn run(&mut self, mut queue: mpsc::Receiver<Message>) {
+        while let Some(message) = queue.blocking_recv() {
+            let mut group = Vec::new();
+            let mut close = None;
+            let mut next = Some(message);
+            while let Some(message) = next {
+                match message {
+                    Message::Change(job) => group.push(job),
+                    Message::Close(reply) => close = Some(reply),
+                }
+                next = if close.is_none() && group.len() < GROUP_MAX {
+                    queue.try_recv().ok()
+                } else {
+                    None
+                };
+            }
+            self.commit(group);
+            if let Some(reply) = close {
+                queue.close();
+                while let Some(message) = queue.blocking_recv() {
+                    if let Message::Change(job) = message {
+                        job.answer(Err(RecordsError::Closed));
+                    }
+                }
+                let _ = reply.send(self.close());
+                return;
+            }
+            self.checkpointer.after_commit(&self.connection);
+        }
+    }
+
+    /// Applies a group in one transaction and answers it.
+    fn commit(&mut self, mut group: Vec<Box<dyn Job>>) {
+        // Each turn either answers the whole group or takes one failed change out of it.
+        while !group.is_empty() {
+            if self.shared.is_poisoned() {
+                return answer_all(group, || RecordsError::ReadOnly);
+            }
+            match self.attempt(&mut group) {
+                Attempt::Done(failed) => return self.answer(group, failed),
+                Attempt::Lost { index, error } => {
+                    let error = self.judge(&error);
+                    group.remove(index).answer(Err(error));
+                }
+                Attempt::Failed(error) => {
+                    let kind = self.judge(&error);
+                    tracing::error!(error = %error, changes = group.len(), "records: a group of changes failed");
+                    return answer_all(group, || kind.clone());
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, group: &mut [Box<dyn Job>]) -> Attempt {
+        let mut change = Change {
+            connection: &self.connection,
+            now: self.shared.clock.now(),
+            wall: unix_seconds(),
+            notes: Notes::default(),
+        };
+        let mut failed = Vec::new();
+        if let Err(error) = self.connection.execute_batch("BEGIN IMMEDIATE") {
+            return Attempt::Failed(error);
+        }
+        for (index, job) in group.iter_mut().enumerate() {
+            let before = std::mem::take(&mut change.notes);
+            let result = run_in_savepoint(job.as_mut(), &mut change);
+            let kept = matches!(result, Ok(true));
+            let notes = std::mem::replace(&mut change.notes, before);
+            if kept {
+                change.notes.touched.extend(notes.touched);
+                change.notes.touched_all |= notes.touched_all;
+                change.notes.rescued += notes.rescued;
+            }
+            if let Err(error) = result {
+                // FULL, IOERR, NOMEM and BUSY may have rolled back the whole transaction and with
+                // it the changes before this one: they run again without it.
+                // https://www.sqlite.org/c3ref/get_autocommit.html
+                if self.connection.is_autocommit() {
+                    return Attempt::Lost { index, error };
+                }
+                failed.push((index, error));
+            }
+        }
+        let (now, notes) = (change.now, change.notes);
+        if let Err(error) = self.finish(now) {
+            if !self.connection.is_autocommit() {
+                let _ = self.connection.execute_batch("ROLLBACK");
+            }
+            return Attempt::Failed(error);
+        }
+        self.publish(&notes);
+        Attempt::Done(failed)
+    }
+
+    /// Stores the clock if it is time, and commits.
+    fn finish(&mut self, now: GcTime) -> rusqlite::Result<()> {
+        let save_clock = now.since(self.saved_clock) > CLOCK_LAG_MAX;
+        if save_clock {
+            schema::set_meta(&self.connection, "gc_clock", to_sql(now))?;
+        }
+        fail_point!("records-before-commit");
+        self.connection.execute_batch("COMMIT")?;
+        fail_point!("records-after-commit");
+        if save_clock {
+            self.saved_clock = now;
+        }
+        Ok(())
+    }
+
+    /// After COMMIT and before any answer: what readers remember becomes void.
+    fn publish(&self, notes: &Notes) {
+        if notes.touched_all {
+            self.shared.stamps.move_all();
+        }
+        for repo in &notes.touched {
+            self.shared.stamps.move_on(repo);
+        }
+        self.shared.rescued.fetch_add(notes.rescued, Ordering::Relaxed);
+    }
+
+    fn answer(&self, group: Vec<Box<dyn Job>>, failed: Vec<(usize, rusqlite::Error)>) {
+        let mut failed = failed.into_iter().peekable();
+        for (index, job) in group.into_iter().enumerate() {
+            match failed.next_if(|(failed, _)| *failed == index) {
+                Some((_, error)) => {
+                    tracing::error!(error = %error, "records: a change failed");
+                    job.answer(Err(self.judge(&error)));
+                }
+                None => job.answer(Ok(())),
+            }
+        }
+    }
+
+    /// What a failure means for whoever asked, and for everybody after.
+    fn judge(&self, error: &rusqlite::Error) -> RecordsError {
+        if is_full(error) {
+            return RecordsError::Full;
+        }
+        if is_lost_write(error) {
+            self.shared.poison(error);
+            return RecordsError::ReadOnly;
+        }
+        RecordsError::Failed(error.to_string())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.checkpointer.stop();
+        if self.shared.is_poisoned() {
+            return Err(RecordsError::ReadOnly);
+        }
+        let now = self.shared.clock.now();
+        let closed = self
+            .connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .and_then(|()| schema::set_meta(&self.connection, "gc_clock", to_sql(now)))
+            .and_then(|()| schema::set_meta(&self.connection, "clean", 1))
+            .and_then(|()| self.connection.execute_batch("COMMIT"))
+            // So that the next start has nothing to recover, and a copy of the one file is whole.
+            .and_then(|()| {
+                self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            });
+        closed.map_err(|error| self.judge(&error))
+    }
+}
+
+enum Attempt {
+    /// Committed, but for these.
+    Done(Vec<(usize, rusqlite::Error)>),
+    /// This change took the whole transaction down with it.
+    Lost { index: usize, error: rusqlite::Error },
+    /// Nothing happened.
+    Failed(rusqlite::Error),
+}
+
+fn run_in_savepoint(job: &mut dyn Job, change: &mut Change<'_>) -> rusqlite::Result<bool> {
+    let connection = change.connection;
+    connection.prepare_cached("SAVEPOINT change")?.execute([])?;
+    let result = job.apply(change);
+    if connection.is_autocommit() {
+        // No transaction is left to roll back in.
+        return result.and(Err(rusqlite::Error::InvalidQuery));
+    }
+    if !matches!(result, Ok(true)) {
+        connection.prepare_cached("ROLLBACK TO change")?.execute([])?;
+    }
+    connection.prepare_cached("RELEASE change")?.execute([])?;
+    result
+}
+
+fn answer_all(group: Vec<Box<dyn Job>>, error: impl Fn() -> RecordsError) {
+    for job in group {
+        job.answer(Err(error()));
+    }
+}
+
+fn to_sql(time: GcTime) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn unix_seconds() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
+    match error {
+        // The shared-memory index beside the WAL grows by a write of its own, whose lack of space
+        // SQLite reports as an IO error.
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            failure.code == ErrorCode::DiskFull || failure.extended_code == SQLITE_IOERR_SHMSIZE
+        }
+        _ => false,
+    }
+}
+
+/// Whether a write or sync failed, so that what is on disk is unknown. A failed *read* loses
+/// nothing.
+pub(super) fn is_lost_write(error: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{
+        SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_TRUNCATE, SQLITE_IOERR_WRITE,
+    };
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => matches!(
+            failure.extended_code,
+            SQLITE_IOERR_FSYNC
+                | SQLITE_IOERR_WRITE
+                | SQLITE_IOERR_DIR_FSYNC
+                | SQLITE_IOERR_TRUNCATE
+        ),
+        _ => false,
+    }
+}
