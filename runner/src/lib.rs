@@ -6,5 +6,6 @@ pub mod dirs;
 pub mod failure;
 pub mod images;
 pub mod pull;
+pub mod seccomp;
 pub mod timestamp;
 pub mod unpack;
