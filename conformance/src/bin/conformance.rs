@@ -1,0 +1,40 @@
+//! `conformance`: the demonstration, and what tests and benchmarks start.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    about = "Roadstead from outside: demonstration, checks, benchmarks",
+    disable_version_flag = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Start a registry, push an image, run it with rrun, clean up
+    Demo,
+    /// Check that rrun works on this host, with a Debian image from a registry
+    CheckRunner {
+        /// An image like localhost:5000/debian:1 that the tests pushed
+        reference: String,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Action::Demo => conformance::demo::run(),
+        Action::CheckRunner { reference } => conformance::basics::check_host(&reference),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("conformance: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
