@@ -1,3 +1,15 @@
 //! Roadstead's registry: an OCI Distribution server.
+//!
+//! `http → content → {store, records}`; nothing points back.
+
+pub mod config;
+pub mod content;
 mod failpoint;
+pub mod http;
+pub mod observe;
 pub mod records;
+mod serve;
+pub mod store;
+mod sys;
+
+pub use serve::{ServeError, Started, serve, start};

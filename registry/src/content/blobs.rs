@@ -1,0 +1,97 @@
+//! Blobs of a repository: reading, mounting, unlinking.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use shared::{Digest, RepoName};
+
+use super::{Content, ContentError, DeleteError, blocking};
+use crate::records::RepoBlob;
+use crate::store::StoreError;
+
+/// A blob that is open for reading. The file stays readable when the blob is removed meanwhile.
+#[derive(Debug)]
+pub struct OpenBlob {
+    pub file: File,
+    pub blob: RepoBlob,
+}
+
+impl Content {
+    /// Proof that `repo` holds `digest`, for a client that may skip its upload because of it.
+    ///
+    /// A condemned link is turned live first: what is promised here must outlive the client's
+    /// push.
+    ///
+    /// # Errors
+    /// When the records fail.
+    pub async fn promise_blob(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Option<RepoBlob>, ContentError> {
+        let Some(blob) = self.records.find_blob(repo, digest).await? else { return Ok(None) };
+        // A read-only store cannot rescue, and cannot collect either.
+        if blob.condemned()
+            && self.writable().is_ok()
+            && !self.records.rescue_blob(repo, digest).await?
+        {
+            return Ok(None);
+        }
+        Ok(Some(blob))
+    }
+
+    /// Opens a blob of `repo`. Writes nothing.
+    ///
+    /// # Errors
+    /// When records or disk fail; a blob that is not there is `None`.
+    pub async fn open_blob(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+    ) -> Result<Option<OpenBlob>, ContentError> {
+        // Twice: between the look-up and the open a collector may remove the file and a pusher
+        // publish it again.
+        for _ in 0..2 {
+            let Some(blob) = self.records.find_blob(repo, digest).await? else { return Ok(None) };
+            let (disk, name) = (Arc::clone(&self.disk), digest.clone());
+            match blocking(move || disk.open_blob(&name)).await? {
+                Ok(file) => return Ok(Some(OpenBlob { file, blob })),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(StoreError::Io { what: "open the blob", source }.into());
+                }
+            }
+        }
+        tracing::error!(%repo, %digest, "a linked blob has no file; run `registry fsck`");
+        Ok(None)
+    }
+
+    /// Links a blob of another repository (of any, without `from`) to `to`, durably. `None`: not
+    /// found.
+    ///
+    /// # Errors
+    /// When the records fail or nothing may be written.
+    pub async fn mount(
+        &self,
+        to: &RepoName,
+        from: Option<&RepoName>,
+        digest: &Digest,
+    ) -> Result<Option<RepoBlob>, ContentError> {
+        self.writable()?;
+        Ok(self.records.mount(to, from, digest).await?)
+    }
+
+    /// Removes a blob from one repository, durably; other repositories keep it.
+    ///
+    /// # Errors
+    /// See [`DeleteError`].
+    pub async fn delete_blob(&self, repo: &RepoName, digest: &Digest) -> Result<(), DeleteError> {
+        self.deletable()?;
+        if self.records.unlink_blob(repo, digest).await.map_err(ContentError::from)? {
+            Ok(())
+        } else {
+            Err(DeleteError::Unknown)
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What the registry promises about content: the order in which bytes and facts change.
+//!
+//! bytes durable → published → facts changed → answered. A crash between any two leaves at worst
+//! bytes that nobody names, which collection removes; never a name without bytes.
+
+mod blobs;
+mod check;
+mod locks;
+mod manifests;
+mod referrers;
+mod sessions;
+mod uploads;
+
+use std::sync::Arc;
+
+use shared::Digest;
+
+use crate::records::{Missing, Records, RecordsError};
+use crate::store::{Disk, StoreError};
+
+pub use blobs::OpenBlob;
+pub use check::{InvalidManifest, MANIFEST_BYTES_MAX};
+pub use locks::DigestLocks;
+pub use manifests::{DeleteError, PushError, Pushed};
+pub use referrers::referrers_index;
+pub use sessions::{SessionError, Writer};
+pub use uploads::{FinishError, ReceiveError};
+
+/// What an operator may turn on and off.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// What happens to manifests whose children are absent.
+    pub missing: Missing,
+    /// Whether tags, manifests and blobs may be deleted (`storage.delete.enabled`).
+    pub delete_enabled: bool,
+    /// Whether nothing may be written (`storage.maintenance.readonly`).
+    pub read_only: bool,
+}
+
+/// Why content could not be written or read, for a reason that is not the request's.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The operator allows no writes.
+    #[error("the registry is in read-only maintenance")]
+    Maintenance,
+    /// A task of ours died.
+    #[error("an internal task failed")]
+    Task,
+}
+
+/// The content of one registry. Cheap to clone.
+#[derive(Clone)]
+pub struct Content {
+    pub(crate) disk: Arc<Disk>,
+    pub(crate) records: Arc<dyn Records>,
+    pub(crate) locks: Arc<DigestLocks>,
+    sessions: Arc<sessions::Sessions>,
+    cache: Arc<manifests::Cache>,
+    policy: Policy,
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content").field("disk", &self.disk).finish_non_exhaustive()
+    }
+}
+
+impl Content {
+    pub fn new(disk: Arc<Disk>, records: Arc<dyn Records>, policy: Policy) -> Self {
+        Self {
+            sessions: Arc::new(sessions::Sessions::new(Arc::clone(&disk))),
+            disk,
+            records,
+            locks: Arc::default(),
+            cache: Arc::default(),
+            policy,
+        }
+    }
+
+    pub fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    pub fn records(&self) -> &dyn Records {
+        &*self.records
+    }
+
+    /// Why writes are refused at present, if they are, for the readiness probe.
+    pub fn writes_refused(&self) -> Option<String> {
+        if let Some(why) = self.disk.broken() {
+            return Some(why.to_owned());
+        }
+        (!self.records.is_writable()).then(|| RecordsError::ReadOnly.to_string())
+    }
+
+    fn writable(&self) -> Result<(), ContentError> {
+        if self.policy.read_only {
+            return Err(ContentError::Maintenance);
+        }
+        match self.writes_refused() {
+            Some(why) => Err(StoreError::ReadOnly(why).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Publishes the synced bytes of an upload and links them to its repository, durably.
+    ///
+    /// Runs to its end even when the caller goes away: a rename without its record is a file that
+    /// nothing would ever look for.
+    async fn publish(
+        &self,
+        session: crate::store::SessionId,
+        repo: &shared::RepoName,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<(), ContentError> {
+        let (this, repo, digest) = (self.clone(), repo.clone(), digest.clone());
+        run_to_end(async move {
+            let _guard = this.locks.lock(&digest).await;
+            let disk = Arc::clone(&this.disk);
+            let name = digest.clone();
+            blocking(move || disk.publish(&session, &name)).await??;
+            let linked = this.records.link_published(&repo, &digest, size).await;
+            if let Err(RecordsError::Full) = linked {
+                this.remove_if_unrecorded(&digest).await;
+            }
+            Ok(linked?)
+        })
+        .await
+    }
+
+    /// Gives back the space of bytes that were published and then not recorded, because the disk
+    /// is full: waiting for a sweep would keep it full. Call under the digest's lock.
+    async fn remove_if_unrecorded(&self, digest: &Digest) {
+        let known = self.records.find_blobs(std::slice::from_ref(digest)).await;
+        if let Ok([None]) = known.as_deref() {
+            let (disk, name) = (Arc::clone(&self.disk), digest.clone());
+            let removed = blocking(move || disk.remove_blob(&name)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::warn!(%digest, %error, "could not give back an unrecorded blob's space");
+            }
+        }
+    }
+}
+
+/// Runs `work` on the pool for blocking calls.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ContentError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| ContentError::Task)
+}
+
+/// Runs `work` as a task of its own, so that a client that hangs up cannot stop it half way.
+async fn run_to_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ContentError>> + Send + 'static,
+) -> Result<T, ContentError> {
+    tokio::spawn(work).await.map_err(|_| ContentError::Task)?
+}

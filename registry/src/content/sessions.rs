@@ -1,0 +1,259 @@
+//! Which uploads are open, and who writes to each.
+//!
+//! One writer per session: whoever holds its [`Writer`] has the session to itself from the check
+//! of the offset to the end of the request, so that a late append cannot land in a blob that was
+//! already verified.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use shared::{Algorithm, RepoName};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use super::{Content, ContentError, blocking};
+use crate::store::{Checkpoint, Disk, Session, SessionId};
+
+/// Open uploads at once. Each is two files and a few hundred bytes of memory.
+const SESSIONS_MAX: usize = 65_536;
+
+/// How long a request waits for the one before it on the same session: a client that lost its
+/// connection comes back before the server has noticed.
+const WRITER_WAIT: Duration = Duration::from_secs(2);
+
+/// Why a session cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No such upload in this repository.
+    #[error("no such upload")]
+    Unknown,
+    /// Another request writes to it.
+    #[error("another request is writing to this upload")]
+    Busy {
+        /// Bytes received so far.
+        offset: u64,
+    },
+    /// Too many uploads are open.
+    #[error("{SESSIONS_MAX} uploads are open already")]
+    TooMany,
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+#[derive(Debug)]
+struct Open {
+    id: SessionId,
+    repo: RepoName,
+    /// For status requests, which do not wait for the writer.
+    offset: AtomicU64,
+    cancelled: AtomicBool,
+    session: Arc<AsyncMutex<Session>>,
+}
+
+/// The open uploads of one store.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    disk: Arc<Disk>,
+    open: Mutex<HashMap<SessionId, Arc<Open>>>,
+}
+
+impl Sessions {
+    pub(super) fn new(disk: Arc<Disk>) -> Self {
+        Self { disk, open: Mutex::default() }
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Open>>> {
+        // A panic elsewhere cannot leave a half-changed map: every use is one call.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, session: Session) -> Arc<Open> {
+        let open = Arc::new(Open {
+            id: session.id(),
+            repo: session.repo().clone(),
+            offset: AtomicU64::new(session.offset()),
+            cancelled: AtomicBool::new(false),
+            session: Arc::new(AsyncMutex::new(session)),
+        });
+        // Two requests may have loaded the same session; the first one counts.
+        Arc::clone(self.map().entry(open.id).or_insert(open))
+    }
+
+    fn forget(&self, id: &SessionId) {
+        if let Some(open) = self.map().remove(id) {
+            open.cancelled.store(true, Ordering::Release);
+        }
+        self.disk.remove_session(id);
+    }
+
+    async fn find(&self, repo: &RepoName, id: SessionId) -> Result<Arc<Open>, SessionError> {
+        let known = self.map().get(&id).cloned();
+        let open = match known {
+            Some(open) => open,
+            None => {
+                let disk = Arc::clone(&self.disk);
+                let loaded = blocking(move || disk.load_session(id)).await?;
+                let session = loaded.map_err(ContentError::from)?.ok_or(SessionError::Unknown)?;
+                self.remember(session)
+            }
+        };
+        if open.repo == *repo { Ok(open) } else { Err(SessionError::Unknown) }
+    }
+}
+
+/// The right to write to one upload. Dropping it leaves the upload resumable.
+#[derive(Debug)]
+pub struct Writer {
+    sessions: Arc<Sessions>,
+    open: Arc<Open>,
+    session: OwnedMutexGuard<Session>,
+    finished: bool,
+}
+
+impl Writer {
+    pub fn id(&self) -> SessionId {
+        self.open.id
+    }
+
+    pub fn repo(&self) -> &RepoName {
+        &self.open.repo
+    }
+
+    /// Bytes received.
+    pub fn offset(&self) -> u64 {
+        self.session.offset()
+    }
+
+    pub(super) fn checkpoint(&self) -> Checkpoint {
+        self.session.checkpoint()
+    }
+
+    pub(super) fn cancelled(&self) -> bool {
+        self.open.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Runs `work` on the session and publishes its new offset for status requests. Blocks.
+    pub(super) fn with<T>(&mut self, work: impl FnOnce(&Disk, &mut Session) -> T) -> T {
+        let result = work(&self.sessions.disk, &mut self.session);
+        self.open.offset.store(self.session.offset(), Ordering::Release);
+        result
+    }
+
+    /// Ends the session and removes what is left of its files. Blocks.
+    pub(super) fn finish(mut self) {
+        self.finished = true;
+        self.sessions.forget(&self.open.id);
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.finished || self.cancelled() {
+            return;
+        }
+        // One small write into the page cache: also in the middle of a broken request this is
+        // what lets a restarted process go on where it was.
+        let disk = Arc::clone(&self.sessions.disk);
+        if let Err(error) = self.session.pause(&disk) {
+            tracing::warn!(upload = %self.open.id, %error, "could not save an upload's state");
+        }
+    }
+}
+
+impl Content {
+    /// Starts an upload to `repo`. It survives the process, not a power cut.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn start_upload(
+        &self,
+        repo: &RepoName,
+        algorithm: Algorithm,
+    ) -> Result<Writer, SessionError> {
+        self.writable()?;
+        if self.sessions.map().len() >= SESSIONS_MAX {
+            return Err(SessionError::TooMany);
+        }
+        let (disk, name) = (Arc::clone(&self.disk), repo.clone());
+        let session = blocking(move || disk.create_session(&name, algorithm)).await?;
+        let open = self.sessions.remember(session.map_err(ContentError::from)?);
+        self.writer(open).await
+    }
+
+    /// The right to write to an upload.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn resume_upload(
+        &self,
+        repo: &RepoName,
+        id: SessionId,
+    ) -> Result<Writer, SessionError> {
+        self.writable()?;
+        let open = self.sessions.find(repo, id).await?;
+        self.writer(open).await
+    }
+
+    async fn writer(&self, open: Arc<Open>) -> Result<Writer, SessionError> {
+        let lock = Arc::clone(&open.session).lock_owned();
+        let Ok(session) = tokio::time::timeout(WRITER_WAIT, lock).await else {
+            return Err(SessionError::Busy { offset: open.offset.load(Ordering::Acquire) });
+        };
+        let sessions = Arc::clone(&self.sessions);
+        let writer = Writer { sessions, open, session, finished: false };
+        // Whoever held the session before may have ended it.
+        if writer.cancelled() { Err(SessionError::Unknown) } else { Ok(writer) }
+    }
+
+    /// Bytes that an upload has received.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn upload_offset(&self, repo: &RepoName, id: SessionId) -> Result<u64, SessionError> {
+        Ok(self.sessions.find(repo, id).await?.offset.load(Ordering::Acquire))
+    }
+
+    /// Ends an upload and drops its bytes. A request that is writing to it fails.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn cancel_upload(&self, repo: &RepoName, id: SessionId) -> Result<(), SessionError> {
+        let open = self.sessions.find(repo, id).await?;
+        let sessions = Arc::clone(&self.sessions);
+        blocking(move || sessions.forget(&open.id)).await?;
+        Ok(())
+    }
+
+    /// Uploads that are open in this process.
+    pub fn open_uploads(&self) -> usize {
+        self.sessions.map().len()
+    }
+
+    /// Ends uploads that nothing was written to for `age`. Gives their number.
+    ///
+    /// # Errors
+    /// When the uploads cannot be listed.
+    pub async fn purge_uploads(&self, age: Duration) -> Result<usize, ContentError> {
+        let sessions = Arc::clone(&self.sessions);
+        let purge = move || -> std::io::Result<usize> {
+            let now = SystemTime::now();
+            let mut purged = 0;
+            for (id, touched) in sessions.disk.sessions()? {
+                let old = now.duration_since(touched).is_ok_and(|since| since >= age);
+                let busy = sessions
+                    .map()
+                    .get(&id)
+                    .is_some_and(|open| open.session.try_lock().is_err());
+                if old && !busy {
+                    sessions.forget(&id);
+                    purged += 1;
+                }
+            }
+            Ok(purged)
+        };
+        blocking(purge).await?.map_err(|source| {
+            crate::store::StoreError::Io { what: "list the uploads", source }.into()
+        })
+    }
+}

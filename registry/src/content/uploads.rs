@@ -1,0 +1,212 @@
+//! Receiving bytes into an upload, and making a blob of it.
+
+use std::pin::pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use shared::Digest;
+
+use super::{Content, ContentError, Writer, blocking};
+use crate::store::StoreError;
+
+/// Bytes handed to the pool at once: large enough that the hop costs little, small enough that
+/// many uploads at once stay small (two of these each).
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Pieces in a batch at most. Source: writev(2), IOV_MAX.
+const BATCH_PIECES: usize = 1024;
+
+/// Why a body did not arrive whole.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError<E> {
+    /// The client or its connection failed; what arrived is kept.
+    #[error("the body did not arrive")]
+    Body(E),
+    /// The body is longer than the request said. Nothing of it is kept.
+    #[error("the body is longer than announced")]
+    TooLong,
+    /// The body is shorter than the request said. Nothing of it is kept.
+    #[error("the body is shorter than announced")]
+    TooShort,
+    /// The upload was cancelled meanwhile.
+    #[error("the upload was cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+/// Why an upload did not become a blob.
+#[derive(Debug, thiserror::Error)]
+pub enum FinishError {
+    /// The bytes are not the digest's. The upload is gone.
+    #[error("the content's digest is {actual}")]
+    Mismatch { actual: Digest },
+    /// The upload was cancelled meanwhile.
+    #[error("the upload was cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+impl Content {
+    /// Appends a body to an upload: durable only once [`Content::finish_upload`] has answered.
+    ///
+    /// `length`, where the request gave one, is what the body must have. While one batch is hashed
+    /// and written, the next one arrives.
+    ///
+    /// # Errors
+    /// See [`ReceiveError`]; except for a full disk and a broken one, the writer stays usable.
+    pub async fn receive<E>(
+        &self,
+        writer: Writer,
+        length: Option<u64>,
+        body: impl Stream<Item = Result<Bytes, E>>,
+    ) -> Result<Writer, ReceiveError<E>> {
+        let start = writer.checkpoint();
+        let mut body = pin!(body);
+        let mut received: u64 = 0;
+        let mut writing = Writing::Idle(writer);
+        loop {
+            let (batch, end) = next_batch(&mut body).await;
+            received += batch.iter().map(|piece| piece.len() as u64).sum::<u64>();
+            let mut writer = writing.done().await?;
+            if writer.cancelled() {
+                return Err(ReceiveError::Cancelled);
+            }
+            if length.is_some_and(|length| received > length) {
+                rewind(writer, start).await?;
+                return Err(ReceiveError::TooLong);
+            }
+            match end {
+                End::More => writing = Writing::start(writer, batch),
+                End::Error(error) => {
+                    Writing::start(writer, batch).done().await?;
+                    return Err(ReceiveError::Body(error));
+                }
+                End::End => {
+                    if length.is_some_and(|length| received < length) {
+                        rewind(writer, start).await?;
+                        return Err(ReceiveError::TooShort);
+                    }
+                    if !batch.is_empty() {
+                        writer = Writing::start(writer, batch).done().await?;
+                    }
+                    return Ok(writer);
+                }
+            }
+        }
+    }
+
+    /// Makes a blob of an upload: durable and linked to its repository when this returns.
+    ///
+    /// # Errors
+    /// See [`FinishError`].
+    pub async fn finish_upload(&self, writer: Writer, digest: &Digest) -> Result<u64, FinishError> {
+        let algorithm = digest.algorithm();
+        let (mut writer, synced) = blocking(move || {
+            let mut writer = writer;
+            let synced = writer.with(|disk, session| session.sync(disk, algorithm));
+            (writer, synced)
+        })
+        .await?;
+        let actual = match synced {
+            Ok(actual) => actual,
+            Err(error) => {
+                // After a failed sync the bytes must not be synced again: nothing to resume.
+                drop_upload(writer).await?;
+                return Err(ContentError::from(error).into());
+            }
+        };
+        if writer.cancelled() {
+            return Err(FinishError::Cancelled);
+        }
+        if actual != *digest {
+            drop_upload(writer).await?;
+            return Err(FinishError::Mismatch { actual });
+        }
+        let size = writer.offset();
+        let published = self.publish(writer.id(), writer.repo(), digest, size).await;
+        match published {
+            Ok(()) => {
+                drop_upload(writer).await?;
+                Ok(size)
+            }
+            Err(ContentError::Store(StoreError::Io { source, .. }))
+                if source.kind() == std::io::ErrorKind::NotFound && writer.cancelled() =>
+            {
+                Err(FinishError::Cancelled)
+            }
+            Err(error) => {
+                drop_upload(writer).await?;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+enum End<E> {
+    More,
+    End,
+    Error(E),
+}
+
+/// Collects pieces up to a batch.
+async fn next_batch<E>(
+    body: &mut std::pin::Pin<&mut impl Stream<Item = Result<Bytes, E>>>,
+) -> (Vec<Bytes>, End<E>) {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH_BYTES && batch.len() < BATCH_PIECES {
+        match body.next().await {
+            Some(Ok(piece)) => {
+                bytes += piece.len();
+                batch.push(piece);
+            }
+            Some(Err(error)) => return (batch, End::Error(error)),
+            None => return (batch, End::End),
+        }
+    }
+    (batch, End::More)
+}
+
+/// A writer, at work on the pool or not.
+enum Writing {
+    Idle(Writer),
+    Busy(tokio::task::JoinHandle<Result<Writer, StoreError>>),
+}
+
+impl Writing {
+    fn start(writer: Writer, batch: Vec<Bytes>) -> Self {
+        Self::Busy(tokio::task::spawn_blocking(move || {
+            let mut writer = writer;
+            match writer.with(|disk, session| session.append(disk, &batch)) {
+                Ok(()) => Ok(writer),
+                Err(error) => {
+                    // Full or broken: give back the space at once. Waiting for the client to come
+                    // back would keep the disk full for everybody.
+                    writer.finish();
+                    Err(error)
+                }
+            }
+        }))
+    }
+
+    async fn done(self) -> Result<Writer, ContentError> {
+        match self {
+            Self::Idle(writer) => Ok(writer),
+            Self::Busy(work) => Ok(work.await.map_err(|_| ContentError::Task)??),
+        }
+    }
+}
+
+async fn rewind(writer: Writer, to: crate::store::Checkpoint) -> Result<(), ContentError> {
+    blocking(move || {
+        let mut writer = writer;
+        writer.with(|disk, session| session.rewind(disk, to))
+    })
+    .await??;
+    Ok(())
+}
+
+async fn drop_upload(writer: Writer) -> Result<(), ContentError> {
+    blocking(move || writer.finish()).await
+}

@@ -1,0 +1,60 @@
+//! The support probe (end-1), and what is not the specification's: health and metrics.
+
+use std::sync::atomic::Ordering;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+
+use super::Call;
+use super::body::Body;
+use super::error::ApiError;
+use super::respond::{Finish as _, Reply, reply};
+use super::route::Probe;
+use crate::observe::Gauges;
+
+pub(super) fn base() -> Reply {
+    reply(StatusCode::OK)
+        .insert_header((header::CONTENT_TYPE, "application/json"))
+        .message_body_or_500(Body::from("{}".to_owned()))
+        .into()
+}
+
+/// Whether the process lives, and whether it should be sent work. Says no more than that: the
+/// probes are open to everybody.
+pub(super) fn health(call: &Call, probe: Probe) -> Reply {
+    let state = &call.state;
+    let (status, word) = match probe {
+        Probe::Live => (StatusCode::OK, "ok"),
+        Probe::Ready if state.draining.load(Ordering::Acquire) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "draining")
+        }
+        Probe::Ready if state.content.writes_refused().is_some() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "read-only: a write to the disk failed")
+        }
+        Probe::Ready => (StatusCode::OK, "ok"),
+    };
+    reply(status)
+        .insert_header((header::CONTENT_TYPE, "text/plain; charset=utf-8"))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .message_body_or_500(Body::from(format!("{word}\n")))
+        .into()
+}
+
+pub(super) fn metrics(call: &Call) -> Result<Reply, ApiError> {
+    let state = &call.state;
+    if !state.settings.metrics {
+        return Err(ApiError::no_such_endpoint());
+    }
+    let text = state.metrics.encode(Gauges {
+        uploads_active: state.content.open_uploads(),
+        disk_free_bytes: state.content.disk().free_bytes().unwrap_or(0),
+        writable: state.content.writes_refused().is_none(),
+    });
+    Ok(reply(StatusCode::OK)
+        .insert_header((
+            header::CONTENT_TYPE,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ))
+        .message_body_or_500(Body::from(text))
+        .into())
+}

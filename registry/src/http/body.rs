@@ -1,0 +1,113 @@
+//! The one body type of this server's answers.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+
+use super::send::FileBody;
+use crate::observe::Exchange;
+
+/// What an answer carries. Logs its request when it is dropped, which is when the answer was sent
+/// or given up.
+#[derive(Debug)]
+pub(crate) struct Body {
+    kind: Kind,
+    exchange: Option<Box<Exchange>>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Bytes(Bytes),
+    /// The answer to a HEAD: a length and no bytes. (`HttpResponse::finish` would announce 0.)
+    Head(u64),
+    File { body: FileBody, length: u64 },
+}
+
+impl Body {
+    pub(crate) fn empty() -> Self {
+        Self::from(Bytes::new())
+    }
+
+    pub(crate) fn head(length: u64) -> Self {
+        Self { kind: Kind::Head(length), exchange: None }
+    }
+
+    /// The answer must carry `length` as its `Content-Length`.
+    pub(crate) fn file(body: FileBody, length: u64) -> Self {
+        Self { kind: Kind::File { body, length }, exchange: None }
+    }
+
+    /// The same as the answer to a HEAD.
+    pub(crate) fn without_bytes(mut self) -> Self {
+        self.kind = match self.kind {
+            Kind::Bytes(ref bytes) => Kind::Head(bytes.len() as u64),
+            Kind::Head(length) | Kind::File { length, .. } => Kind::Head(length),
+        };
+        self
+    }
+
+    pub(crate) fn logged(mut self, exchange: Box<Exchange>) -> Self {
+        self.exchange = Some(exchange);
+        self
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self { kind: Kind::Bytes(bytes), exchange: None }
+    }
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Bytes::from(text).into()
+    }
+}
+
+impl MessageBody for Body {
+    type Error = io::Error;
+
+    fn size(&self) -> BodySize {
+        match &self.kind {
+            Kind::Bytes(bytes) => BodySize::Sized(bytes.len() as u64),
+            Kind::Head(length) => BodySize::Sized(*length),
+            Kind::File { body, .. } => body.size(),
+        }
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, io::Error>>> {
+        let this = self.get_mut();
+        match &mut this.kind {
+            Kind::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Kind::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                if let Some(exchange) = &mut this.exchange {
+                    exchange.sent = bytes.len() as u64;
+                }
+                Poll::Ready(Some(Ok(bytes)))
+            }
+            Kind::Head(_) => Poll::Ready(None),
+            Kind::File { body, .. } => Pin::new(body).poll_next(cx),
+        }
+    }
+
+    fn try_into_bytes(self) -> Result<Bytes, Self> {
+        Err(self)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let Some(mut exchange) = self.exchange.take() else { return };
+        if let Kind::File { body, length } = &self.kind {
+            exchange.sent = body.sent(*length);
+        }
+        exchange.end();
+    }
+}

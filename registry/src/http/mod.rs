@@ -1,0 +1,267 @@
+//! HTTP: the distribution specification's endpoints, one file per section. The only folder that
+//! names actix.
+
+mod base;
+mod blobs;
+mod body;
+mod error;
+mod incoming;
+mod manifests;
+mod paging;
+mod range;
+mod referrers;
+mod respond;
+mod route;
+mod send;
+mod server;
+mod tags;
+mod uploads;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use actix_web::dev::Payload;
+use actix_web::http::Method;
+use actix_web::http::header::{HeaderName, HeaderValue, USER_AGENT};
+use actix_web::{HttpRequest, HttpResponse};
+use shared::RepoName;
+
+use crate::content::Content;
+use crate::observe::{Exchange, Metrics};
+use body::Body;
+use error::ApiError;
+use incoming::Incoming;
+use respond::{API_VERSION, Reply};
+use route::{Route, repo_name};
+use send::Slot;
+
+pub use server::{Bound, Limits, Server, ServerError};
+
+/// What every request can reach. Shared by all workers.
+#[derive(Debug)]
+pub struct State {
+    content: Content,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+    draining: AtomicBool,
+    requests: AtomicU64,
+    /// Makes request ids of different processes differ.
+    process: u32,
+}
+
+/// What the configuration says about answers.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// One log line per request.
+    pub access_log: bool,
+    /// Headers on every answer (`http.headers`).
+    pub headers: Vec<(String, String)>,
+    /// The public address (`http.host`), for absolute `Location`s.
+    pub host: Option<String>,
+    /// `Location`s without scheme and host (`http.relativeurls`).
+    pub relative_urls: bool,
+    /// Most entries of a catalog page (`catalog.maxentries`).
+    pub catalog_max: usize,
+    /// Most tags of a page (`tags.maxtags`).
+    pub tags_max: usize,
+    /// Whether `/metrics` is served.
+    pub metrics: bool,
+}
+
+impl State {
+    pub fn new(content: Content, metrics: Arc<Metrics>, settings: Settings) -> Self {
+        Self {
+            content,
+            metrics,
+            settings,
+            draining: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            process: std::process::id() ^ started_nanos(),
+        }
+    }
+
+    /// From now on the readiness probe fails, so that no new work is sent here.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// A name for a request: the client's own if it sent a sensible one.
+    fn request_id(&self, req: &HttpRequest) -> Arc<str> {
+        let own = req.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
+        let sensible = |id: &&str| {
+            (1..=REQUEST_ID_BYTES).contains(&id.len())
+                && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        };
+        match own.filter(sensible) {
+            Some(id) => id.into(),
+            None => {
+                let count = self.requests.fetch_add(1, Ordering::Relaxed);
+                format!("{:08x}{count:08x}", self.process).into()
+            }
+        }
+    }
+}
+
+fn started_nanos() -> u32 {
+    std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos())
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id taken from a client.
+const REQUEST_ID_BYTES: usize = 64;
+
+/// Longest part of a client's text that is logged.
+const LOGGED_BYTES: usize = 256;
+
+/// A request on its way to its endpoint.
+struct Call {
+    state: Arc<State>,
+    req: HttpRequest,
+    slot: Option<Rc<Slot>>,
+}
+
+impl Call {
+    /// A header's text; `None` when it is absent or not ASCII.
+    fn header(&self, name: impl actix_web::http::header::AsHeaderName) -> Option<&str> {
+        self.req.headers().get(name)?.to_str().ok()
+    }
+
+    fn content(&self) -> &Content {
+        &self.state.content
+    }
+
+    /// The values of a query parameter, in order, percent-decoded.
+    fn query(&self, name: &str) -> Vec<String> {
+        paging::query_values(self.req.query_string(), name)
+    }
+
+    /// The first value of a query parameter.
+    fn query_first(&self, name: &str) -> Option<String> {
+        self.query(name).into_iter().next()
+    }
+
+    /// A `Location` or `Link` target.
+    fn url(&self, path: &str) -> String {
+        match &self.state.settings.host {
+            Some(host) if !self.state.settings.relative_urls => {
+                format!("{}{path}", host.trim_end_matches('/'))
+            }
+            _ => path.to_owned(),
+        }
+    }
+}
+
+/// Answers any request.
+async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> HttpResponse<Body> {
+    let started = Instant::now();
+    let slot = req.conn_data::<Rc<Slot>>().cloned();
+    let handling = slot.clone().map(Slot::handling);
+    let route = Route::parse(req.uri().path());
+    let id = state.request_id(&req);
+    let received = Arc::new(AtomicU64::new(0));
+    let method = req.method().clone();
+    let mut exchange = Box::new(Exchange {
+        id: Arc::clone(&id),
+        method: clip(method.as_str()),
+        handler: route.handler(),
+        path: clip(req.uri().path()),
+        repository: route.repository().map(clip),
+        reference: route.reference().map(clip),
+        remote: req.peer_addr().map(|address| address.ip()),
+        user_agent: req.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).map(clip),
+        started,
+        status: 0,
+        error_code: None,
+        received: 0,
+        sent: 0,
+        access_log: state.settings.access_log && !matches!(route, Route::Health(_)),
+        metrics: Arc::clone(&state.metrics),
+    });
+    state.metrics.begin(exchange.handler);
+    let v2 = req.uri().path().starts_with("/v2");
+    let incoming = Incoming::new(payload, Arc::clone(&received));
+    let call = Call { state: Arc::clone(&state), req, slot };
+    let reply = match answer(&call, route, &method, incoming).await {
+        Ok(reply) => reply,
+        Err(error) => error.into_reply(),
+    };
+    exchange.status = reply.response.status().as_u16();
+    exchange.error_code = reply.code;
+    exchange.received = received.load(Ordering::Relaxed);
+    let mut response = reply.response;
+    let headers = response.headers_mut();
+    if v2 {
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    }
+    headers.insert(REQUEST_ID, respond::text_value(&id));
+    for (name, value) in &state.settings.headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            headers.append(name, value);
+        }
+    }
+    drop(handling);
+    let head = method == Method::HEAD;
+    response.map_body(|_, body| if head { body.without_bytes() } else { body }.logged(exchange))
+}
+
+fn clip(text: &str) -> String {
+    match text.char_indices().nth(LOGGED_BYTES) {
+        Some((end, _)) => text[..end].to_owned(),
+        None => text.to_owned(),
+    }
+}
+
+async fn answer(
+    call: &Call,
+    route: Route,
+    method: &Method,
+    body: Incoming,
+) -> Result<Reply, ApiError> {
+    let allowed = route.allowed();
+    if !allowed.is_empty() && !allowed.split(", ").any(|known| known == method.as_str()) {
+        return Err(ApiError::method_not_allowed(allowed));
+    }
+    let name = |name: String| -> Result<RepoName, ApiError> { repo_name(&name) };
+    match (route, method) {
+        (Route::Base, _) => Ok(base::base()),
+        (Route::Catalog, _) => tags::catalog(call).await,
+        (Route::Health(probe), _) => Ok(base::health(call, probe)),
+        (Route::Metrics, _) => base::metrics(call),
+        (Route::Blob { name: n, digest }, &Method::DELETE) => {
+            blobs::delete(call, &name(n)?, &digest).await
+        }
+        (Route::Blob { name: n, digest }, _) => blobs::get(call, &name(n)?, &digest).await,
+        (Route::Uploads { name: n }, _) => uploads::start(call, &name(n)?, body).await,
+        (Route::Upload { name: n, id }, &Method::PATCH) => {
+            uploads::patch(call, &name(n)?, &id, body).await
+        }
+        (Route::Upload { name: n, id }, &Method::PUT) => {
+            uploads::put(call, &name(n)?, &id, body).await
+        }
+        (Route::Upload { name: n, id }, &Method::DELETE) => {
+            uploads::cancel(call, &name(n)?, &id).await
+        }
+        (Route::Upload { name: n, id }, _) => uploads::status(call, &name(n)?, &id).await,
+        (Route::Manifest { name: n, reference }, &Method::PUT) => {
+            manifests::put(call, &name(n)?, &reference, body).await
+        }
+        (Route::Manifest { name: n, reference }, &Method::DELETE) => {
+            manifests::delete(call, &name(n)?, &reference).await
+        }
+        (Route::Manifest { name: n, reference }, _) => {
+            manifests::get(call, &name(n)?, &reference).await
+        }
+        (Route::Tags { name: n }, _) => tags::list(call, &name(n)?).await,
+        (Route::Referrers { name: n, digest }, _) => {
+            referrers::list(call, &name(n)?, &digest).await
+        }
+        (Route::Unknown, _) => Err(ApiError::no_such_endpoint()),
+    }
+}

@@ -1,0 +1,95 @@
+//! Sending files by sendfile(2) from inside actix.
+//!
+//! A response body cannot write to its connection, and the connection does not know the response:
+//! the two meet in a [`Slot`], which belongs to the connection. The body's first poll puts a job
+//! (file, offset, length) there and then is pending. The dispatcher always flushes after it has
+//! polled a body: first what is buffered, the response's head, then the stream's own
+//! `poll_flush`, and there [`Wire`] sends the file. When nothing is left it wakes the task, and
+//! the body's next poll says that it ends.
+//!
+//! The body has no size of its own to actix (`BodySize::Stream`) and the response carries
+//! `Content-Length` (`no_chunking`), so the encoder frames and counts nothing. Nothing may poll
+//! the body but the dispatcher: no `Compress`, no wrapper that buffers.
+//!
+//! Connections without a slot get an ordinary streamed body from the same [`FileBody`].
+
+mod body;
+mod wire;
+
+use std::cell::{Cell, RefCell};
+use std::fs::File;
+use std::sync::Arc;
+
+pub(crate) use body::FileBody;
+pub(crate) use wire::{Limits, Wire};
+
+/// Bytes of a file that a body wants sent.
+#[derive(Debug)]
+struct Job {
+    file: Arc<File>,
+    offset: u64,
+    end: u64,
+    /// Up to here the file was found in memory, or was read into it.
+    warm_until: u64,
+    /// Set where the kernel does not send this file so: it is copied instead.
+    copy: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// No body uses the slot.
+    Free,
+    /// A job waits or runs.
+    Sending,
+    /// The job is done and the body does not know yet.
+    Sent,
+    /// A body was dropped in the middle of its job: what follows on this connection would be read
+    /// as the rest of that file.
+    Poisoned,
+}
+
+/// Where one connection's stream and the bodies of its responses meet.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    job: RefCell<Option<Job>>,
+    state: Cell<State>,
+    /// Requests whose handler runs. While none does, the stream times how long a head takes.
+    handling: Cell<u32>,
+    /// Bytes of files sent by the job that runs, or ran last.
+    sent: Cell<u64>,
+}
+
+impl Slot {
+    pub(crate) fn new() -> Self {
+        Self {
+            job: RefCell::new(None),
+            state: Cell::new(State::Free),
+            handling: Cell::new(0),
+            sent: Cell::new(0),
+        }
+    }
+
+    /// Notes that a request's head is complete and its handler runs, until the guard is dropped.
+    pub(crate) fn handling(self: std::rc::Rc<Self>) -> Handling {
+        self.handling.set(self.handling.get() + 1);
+        Handling(self)
+    }
+
+    fn is_handling(&self) -> bool {
+        self.handling.get() > 0
+    }
+
+    fn is_sending(&self) -> bool {
+        self.state.get() == State::Sending
+    }
+}
+
+/// See [`Slot::handling`].
+#[derive(Debug)]
+pub(crate) struct Handling(std::rc::Rc<Slot>);
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        self.0.handling.set(self.0.handling.get().saturating_sub(1));
+    }
+}

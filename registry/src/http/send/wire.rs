@@ -1,0 +1,324 @@
+//! A connection that can send files and that does not wait for ever.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::io::{Errno, ReadWriteFlags};
+use rustix::net::SendFlags;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep};
+
+use super::{Job, Slot, State};
+use crate::sys;
+
+/// Bytes of a file sent before other connections of the worker have their turn.
+const TURN_BYTES: u64 = 512 << 10;
+
+/// Bytes that are made sure to be in memory before they are sent: a sendfile that reads the disk
+/// blocks the whole worker.
+const WINDOW_BYTES: u64 = 2 << 20;
+
+/// Distance of the bytes that are probed. Read-ahead fills at least this much at a time.
+const PROBE_BYTES: usize = 128 << 10;
+
+/// Bytes copied at once where the kernel cannot send a file by itself.
+const COPY_BYTES: usize = 64 << 10;
+
+/// Bytes taken from a client that does not read its answers. More would make actix spin.
+const UNREAD_ANSWERS_BYTES: usize = 64 << 10;
+
+/// How long a connection may stand still.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// From a request's first byte to the end of its head. actix times only a connection's first
+    /// request.
+    pub(crate) head: Duration,
+    /// For the client to take one byte of an answer. actix has no such limit.
+    pub(crate) write: Duration,
+}
+
+/// A TCP connection of an HTTP client.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    tcp: TcpStream,
+    slot: Rc<Slot>,
+    limits: Limits,
+    head: Option<Pin<Box<Sleep>>>,
+    stall: Option<Stall>,
+    /// Reads a window of the file that is sent, when it was not in memory.
+    warming: Option<JoinHandle<()>>,
+    /// Bytes read since a write was blocked.
+    read_while_blocked: usize,
+}
+
+/// A write that is blocked.
+#[derive(Debug)]
+struct Stall {
+    timer: Pin<Box<Sleep>>,
+    /// Bytes that the client had not acknowledged when the timer was set.
+    unacknowledged: u64,
+}
+
+impl Wire {
+    pub(crate) fn new(tcp: TcpStream, limits: Limits) -> Self {
+        Self {
+            tcp,
+            slot: Rc::new(Slot::new()),
+            limits,
+            head: None,
+            stall: None,
+            warming: None,
+            read_while_blocked: 0,
+        }
+    }
+
+    pub(crate) fn slot(&self) -> Rc<Slot> {
+        Rc::clone(&self.slot)
+    }
+
+    fn unblocked(&mut self) {
+        self.stall = None;
+        self.read_while_blocked = 0;
+    }
+
+    /// Called where a write is blocked: fails once the client has taken nothing for too long.
+    ///
+    /// Progress is what the client acknowledged, not what the kernel took: it reports a socket
+    /// writable only when a third of its buffer is free, which a slow reader reaches rarely.
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let limit = self.limits.write;
+        let queued = |tcp: &TcpStream| sys::unacknowledged_bytes(tcp).unwrap_or(0);
+        let stall = self.stall.get_or_insert_with(|| Stall {
+            timer: Box::pin(tokio::time::sleep(limit)),
+            unacknowledged: queued(&self.tcp),
+        });
+        while stall.timer.as_mut().poll(cx).is_ready() {
+            let now = queued(&self.tcp);
+            if now >= stall.unacknowledged {
+                return Poll::Ready(timed_out("the client takes no answer"));
+            }
+            stall.unacknowledged = now;
+            stall.timer.as_mut().reset(Instant::now() + limit);
+        }
+        Poll::Pending
+    }
+
+    fn blocked<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        match self.poll_stall(cx) {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Sends the rest of the job, or as much of it as one turn allows.
+    fn poll_job(&mut self, cx: &mut Context<'_>, job: &mut Job) -> Poll<io::Result<()>> {
+        let turn_end = job.offset.saturating_add(TURN_BYTES);
+        while job.offset < job.end {
+            if let Some(warming) = &mut self.warming {
+                // A failed read shows itself when it is sent.
+                let _ = ready!(Pin::new(warming).poll(cx));
+                self.warming = None;
+            }
+            if job.offset >= turn_end {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if job.offset >= job.warm_until {
+                let window_end = job.end.min(job.offset + WINDOW_BYTES);
+                if !in_memory(&job.file, job.offset, window_end) {
+                    self.warming = Some(warm(&job.file, job.offset, window_end));
+                }
+                job.warm_until = window_end;
+                continue;
+            }
+            match self.tcp.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return self.blocked(cx),
+            }
+            let want = (job.warm_until.min(turn_end) - job.offset).min(job.end - job.offset);
+            match self.tcp.try_io(Interest::WRITABLE, || send_part(&self.tcp, job, want)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(sent) => {
+                    job.offset += sent;
+                    self.slot.sent.set(self.slot.sent.get() + sent);
+                    self.unblocked();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Times a request's head, from its first byte on.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if self.slot.is_handling() {
+            self.head = None;
+        }
+        match &mut self.head {
+            Some(timer) if timer.as_mut().poll(cx).is_ready() => {
+                Poll::Ready(timed_out("the request's head did not arrive"))
+            }
+            _ => Poll::Pending,
+        }
+    }
+}
+
+fn timed_out(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
+/// Sends up to `want` bytes from the job's offset, without blocking.
+fn send_part(tcp: &TcpStream, job: &mut Job, want: u64) -> io::Result<u64> {
+    if !job.copy {
+        let mut offset = job.offset;
+        let count = usize::try_from(want).unwrap_or(usize::MAX);
+        match rustix::fs::sendfile(tcp, &job.file, Some(&mut offset), count) {
+            Ok(sent) => return Ok(sent as u64),
+            // File systems that cannot: nothing was sent, so copying may begin here.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => job.copy = true,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let mut buffer = [0; COPY_BYTES];
+    let length = usize::try_from(want).unwrap_or(usize::MAX).min(COPY_BYTES);
+    let read = job.file.read_at(&mut buffer[..length], job.offset)?;
+    let sent = rustix::net::send(tcp, &buffer[..read], SendFlags::NOSIGNAL)?;
+    Ok(sent as u64)
+}
+
+/// Whether a range of the file can be sent without waiting for the disk, by samples.
+fn in_memory(file: &File, start: u64, end: u64) -> bool {
+    let mut byte = [0];
+    (start..end).step_by(PROBE_BYTES).all(|at| {
+        let slice = io::IoSliceMut::new(&mut byte);
+        match rustix::io::preadv2(file, &mut [slice], at, ReadWriteFlags::NOWAIT) {
+            Ok(_) => true,
+            // tmpfs does not know the flag, and needs no probe.
+            Err(Errno::OPNOTSUPP) => true,
+            Err(_) => false,
+        }
+    })
+}
+
+/// Reads a range of the file into memory, on the pool.
+fn warm(file: &Arc<File>, start: u64, end: u64) -> JoinHandle<()> {
+    let file = Arc::clone(file);
+    tokio::task::spawn_blocking(move || {
+        let length = std::num::NonZeroU64::new(end - start);
+        let _ = rustix::fs::fadvise(&file, start, length, rustix::fs::Advice::WillNeed);
+        let mut buffer = vec![0; PROBE_BYTES];
+        let mut at = start;
+        while at < end {
+            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(PROBE_BYTES);
+            match file.read_at(&mut buffer[..want], at) {
+                Ok(read) if read > 0 => at += read as u64,
+                _ => return,
+            }
+        }
+    })
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        // Nothing is lost by not reading: the end of the job wakes the task. Reading on would let
+        // a client that pipelines and does not read make the dispatcher spin.
+        if this.slot.is_sending() || this.read_while_blocked >= UNREAD_ANSWERS_BYTES {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.tcp).poll_read(cx, buffer);
+        let got = buffer.filled().len() - before;
+        if got > 0 {
+            if this.stall.is_some() {
+                this.read_while_blocked += got;
+            }
+            if this.head.is_none() && !this.slot.is_handling() {
+                this.head = Some(Box::pin(tokio::time::sleep(this.limits.head)));
+            }
+        }
+        match this.poll_head(cx) {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
+            Poll::Pending => read,
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.slot.state.get() == State::Poisoned {
+            return Poll::Ready(Err(io::Error::other("a response was cut off")));
+        }
+        if this.slot.is_sending() && this.slot.sent.get() > 0 {
+            return Poll::Ready(Err(io::Error::other("a response was about to be mixed up")));
+        }
+        // With a file behind it the head waits for the file's first bytes: two small packets
+        // would meet Nagle's algorithm and the client's delayed acknowledgement.
+        let mut flags = SendFlags::NOSIGNAL;
+        if this.slot.is_sending() {
+            flags |= SendFlags::MORE;
+        }
+        loop {
+            match this.tcp.poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return this.blocked(cx),
+            }
+            let send = || rustix::net::send(&this.tcp, bytes, flags).map_err(io::Error::from);
+            match this.tcp.try_io(Interest::WRITABLE, send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(written) => {
+                    this.unblocked();
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.slot.state.get() {
+            State::Free | State::Sent => return Poll::Ready(Ok(())),
+            State::Poisoned => {
+                return Poll::Ready(Err(io::Error::other("a response was cut off")));
+            }
+            State::Sending => {}
+        }
+        let Some(mut job) = this.slot.job.borrow_mut().take() else { return Poll::Ready(Ok(())) };
+        let sent = this.poll_job(cx, &mut job);
+        match sent {
+            Poll::Ready(Ok(())) => {
+                this.slot.state.set(State::Sent);
+                // The body waits in the same task.
+                cx.waker().wake_by_ref();
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => *this.slot.job.borrow_mut() = Some(job),
+        }
+        sent
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}

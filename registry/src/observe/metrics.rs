@@ -1,0 +1,194 @@
+//! Prometheus metrics. Distribution's names where the meaning is the same, so that dashboards go
+//! on working; no repository label, whose number nothing bounds.
+
+use std::fmt::Write as _;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::Exchange;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    handler: &'static str,
+    method: &'static str,
+    code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Endpoint {
+    handler: &'static str,
+    method: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Handler {
+    handler: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Direction {
+    direction: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Kind {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+/// Values that are read when somebody asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Gauges {
+    pub uploads_active: usize,
+    pub disk_free_bytes: u64,
+    pub writable: bool,
+}
+
+/// Everything that is counted. One per server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Request, Counter>,
+    durations: Family<Endpoint, Histogram, fn() -> Histogram>,
+    in_flight: Family<Handler, Gauge>,
+    request_bytes: Family<Endpoint, Counter>,
+    response_bytes: Family<Endpoint, Counter>,
+    errors: Family<Code, Counter>,
+    blob_bytes: Family<Direction, Counter>,
+    pulls: Counter,
+    pushes: Family<Kind, Counter>,
+    uploads_active: Gauge,
+    disk_free: Gauge<u64, AtomicU64>,
+    writable: Gauge,
+}
+
+fn duration_histogram() -> Histogram {
+    // Seconds: from a manifest out of memory to a large layer over a slow line.
+    Histogram::new([0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0])
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            durations: Family::new_with_constructor(duration_histogram as fn() -> Histogram),
+            in_flight: Family::default(),
+            request_bytes: Family::default(),
+            response_bytes: Family::default(),
+            errors: Family::default(),
+            blob_bytes: Family::default(),
+            pulls: Counter::default(),
+            pushes: Family::default(),
+            uploads_active: Gauge::default(),
+            disk_free: Gauge::default(),
+            writable: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        let root = self.registry.sub_registry_with_prefix("registry");
+        root.register("build", "The running version", build);
+        root.register("pulls", "Manifests pulled", self.pulls.clone());
+        root.register("pushes", "Blobs and manifests pushed", self.pushes.clone());
+        root.register("blob_bytes", "Bytes of blobs moved", self.blob_bytes.clone());
+        root.register("errors", "Failed requests by error code", self.errors.clone());
+        root.register("uploads_active", "Open uploads", self.uploads_active.clone());
+        root.register("storage_free_bytes", "Free space of the disk", self.disk_free.clone());
+        root.register("storage_writable", "1 while pushes can succeed", self.writable.clone());
+        let http = root.sub_registry_with_prefix("http");
+        http.register("requests", "Requests answered", self.requests.clone());
+        http.register(
+            "request_duration_seconds",
+            "Time from a request's head to its answer's last byte",
+            self.durations.clone(),
+        );
+        http.register("in_flight_requests", "Requests being handled", self.in_flight.clone());
+        http.register("request_size_bytes", "Bytes of request bodies", self.request_bytes.clone());
+        http.register("response_size_bytes", "Bytes of answer bodies", self.response_bytes.clone());
+    }
+
+    /// Counts a request that begins to be handled.
+    pub fn begin(&self, handler: &'static str) {
+        self.in_flight.get_or_create(&Handler { handler }).inc();
+    }
+
+    pub(super) fn exchange(&self, exchange: &Exchange, duration: Duration) {
+        let (handler, method) = (exchange.handler, method_label(&exchange.method));
+        let endpoint = Endpoint { handler, method };
+        self.in_flight.get_or_create(&Handler { handler }).dec();
+        self.requests.get_or_create(&Request { handler, method, code: exchange.status }).inc();
+        self.durations.get_or_create(&endpoint).observe(duration.as_secs_f64());
+        if exchange.received > 0 {
+            self.request_bytes.get_or_create(&endpoint).inc_by(exchange.received);
+        }
+        if exchange.sent > 0 {
+            self.response_bytes.get_or_create(&endpoint).inc_by(exchange.sent);
+        }
+        if let Some(code) = exchange.error_code {
+            self.errors.get_or_create(&Code { code }).inc();
+        }
+        match (handler, method, exchange.status) {
+            ("manifest", "get", 200) => {
+                self.pulls.inc();
+            }
+            ("manifest", "put", 201) => {
+                self.pushes.get_or_create(&Kind { kind: "manifest" }).inc();
+            }
+            ("blob_upload" | "blob_upload_chunk", "put" | "post", 201) => {
+                self.pushes.get_or_create(&Kind { kind: "blob" }).inc();
+            }
+            _ => {}
+        }
+        if handler == "blob" && exchange.sent > 0 {
+            self.blob_bytes.get_or_create(&Direction { direction: "out" }).inc_by(exchange.sent);
+        }
+        if handler.starts_with("blob_upload") && exchange.received > 0 {
+            self.blob_bytes.get_or_create(&Direction { direction: "in" }).inc_by(exchange.received);
+        }
+    }
+
+    /// The metrics as OpenMetrics text.
+    pub fn encode(&self, gauges: Gauges) -> String {
+        self.uploads_active.set(i64::try_from(gauges.uploads_active).unwrap_or(i64::MAX));
+        self.disk_free.set(gauges.disk_free_bytes);
+        self.writable.set(i64::from(gauges.writable));
+        let mut text = String::new();
+        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
+            // Writing to a String does not fail.
+            let _ = write!(text, "# EOF");
+        }
+        text
+    }
+}
+
+/// Distribution has methods in lower case. Anything else is one label, or clients could make any
+/// number of them.
+fn method_label(method: &str) -> &'static str {
+    match method {
+        "GET" => "get",
+        "HEAD" => "head",
+        "POST" => "post",
+        "PUT" => "put",
+        "PATCH" => "patch",
+        "DELETE" => "delete",
+        _ => "other",
+    }
+}

@@ -1,0 +1,61 @@
+//! What an operator sees: logs and metrics.
+
+mod log;
+mod metrics;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use log::{Format, LogError, Settings, init};
+pub use metrics::{Gauges, Metrics};
+
+/// One request and its answer, from the head's arrival to the last byte sent.
+#[derive(Debug)]
+pub struct Exchange {
+    pub id: Arc<str>,
+    pub method: String,
+    pub handler: &'static str,
+    /// Without the query, which may carry secrets.
+    pub path: String,
+    pub repository: Option<String>,
+    pub reference: Option<String>,
+    pub remote: Option<IpAddr>,
+    pub user_agent: Option<String>,
+    pub started: Instant,
+    pub status: u16,
+    pub error_code: Option<&'static str>,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+    pub access_log: bool,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Exchange {
+    /// Counts the request and logs it.
+    pub fn end(&self) {
+        let duration = self.started.elapsed();
+        self.metrics.exchange(self, duration);
+        if !self.access_log {
+            return;
+        }
+        tracing::info!(
+            target: "access",
+            request_id = &*self.id,
+            remote = self.remote.map(tracing::field::display),
+            method = self.method,
+            path = self.path,
+            repo = self.repository,
+            reference = self.reference,
+            status = self.status,
+            received = self.received,
+            bytes = self.sent,
+            duration_ms = duration.as_micros() as f64 / 1000.0,
+            user_agent = self.user_agent,
+            error_code = self.error_code,
+            "request"
+        );
+    }
+}

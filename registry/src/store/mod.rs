@@ -1,0 +1,185 @@
+//! Immutable bytes by digest, in a directory.
+//!
+//! ```text
+//! <root>/lock                              held by the one process that serves the directory
+//! <root>/blobs/<algorithm>/<xx>/<hex>      published bytes; never rewritten in place
+//! <root>/uploads/<uuid>/{data,state}       what arrives, before its digest is known
+//! ```
+//! Everything here blocks: callers run it on a pool. Which repository holds which digest is none
+//! of this module's business; the order of bytes and facts is `content`'s.
+
+mod directory;
+mod session;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use shared::{Algorithm, Digest, Hasher};
+
+pub use directory::{OpenError, Options};
+pub use session::{Checkpoint, Session, SessionId};
+
+/// Why bytes could not be stored or read.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk has no room beyond the reserve, which is kept for the database and for deletes.
+    #[error("the disk is full")]
+    Full,
+    /// An earlier write failed in a way that leaves the disk's state unknown.
+    #[error("the store is read-only since a write failed: {0}")]
+    ReadOnly(String),
+    #[error("{what}")]
+    Io {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The store of one directory.
+///
+/// Holds the directory's lock for as long as it lives.
+#[derive(Debug)]
+pub struct Disk {
+    root: PathBuf,
+    /// Bytes of free space that uploads leave untouched.
+    reserve: u64,
+    boot_id: String,
+    broken: OnceLock<String>,
+    _lock: File,
+}
+
+/// Read at a time where a file is hashed again.
+const REHASH_BYTES: usize = 1 << 20;
+
+impl Disk {
+    /// The directory that this store lives in.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Why the store takes no writes any more, if so.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// Turns the store read-only for the rest of the process's life.
+    ///
+    /// After a failed fsync the kernel marks the lost pages clean, so a second fsync that succeeds
+    /// proves nothing: nothing may be acknowledged any more.
+    pub fn mark_broken(&self, why: &str) {
+        if self.broken.set(why.to_owned()).is_ok() {
+            tracing::error!(reason = why, "the store is read-only from now on; pulls go on");
+        }
+    }
+
+    /// Refuses when the store is read-only or when fewer than the reserved bytes are free.
+    ///
+    /// # Errors
+    /// [`StoreError::ReadOnly`], [`StoreError::Full`].
+    pub fn ready_for_writes(&self) -> Result<(), StoreError> {
+        if let Some(why) = self.broken() {
+            return Err(StoreError::ReadOnly(why.to_owned()));
+        }
+        let free = self.free_bytes().map_err(|source| self.failed("read the free space", source))?;
+        if free < self.reserve { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    /// Free bytes that this process may use.
+    ///
+    /// # Errors
+    /// Those of statvfs(3).
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Opens the bytes of a published blob.
+    ///
+    /// # Errors
+    /// `NotFound` when no such bytes are published.
+    pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
+        File::open(self.blob_path(digest))
+    }
+
+    /// Moves an upload's bytes to their digest's place, durably; replaces what is there.
+    ///
+    /// Replacing heals: the new bytes were just verified, the old ones may be rotten. The caller
+    /// has synced the data ([`Session::sync`]) and holds the digest's lock.
+    ///
+    /// # Errors
+    /// `NotFound` inside [`StoreError::Io`] when the upload was cancelled meanwhile.
+    pub fn publish(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
+        let target = self.blob_path(digest);
+        std::fs::rename(self.session_dir(session).join("data"), &target)
+            .map_err(|source| self.failed("publish the blob", source))?;
+        self.sync_shard(digest)?;
+        Ok(())
+    }
+
+    /// Removes a published blob's bytes, durably. The caller holds the digest's lock. Bytes that
+    /// are not there are no error.
+    ///
+    /// # Errors
+    /// What unlink and fsync answer.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        match std::fs::remove_file(self.blob_path(digest)) {
+            Ok(()) => self.sync_shard(digest),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(self.failed("remove the blob", source)),
+        }
+    }
+
+    fn sync_shard(&self, digest: &Digest) -> Result<(), StoreError> {
+        File::open(self.shard_path(digest))
+            .and_then(|dir| dir.sync_all())
+            .map_err(|source| self.failed("sync the blob's directory", source))
+    }
+
+    fn shard_path(&self, digest: &Digest) -> PathBuf {
+        let mut path = self.root.join("blobs");
+        path.push(digest.algorithm().as_str());
+        path.push(&digest.hex()[..2]);
+        path
+    }
+
+    /// Where the bytes of `digest` are or would be.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.shard_path(digest).join(digest.hex())
+    }
+
+    /// Sorts an error: out of space, a broken disk, or neither.
+    fn failed(&self, what: &'static str, source: io::Error) -> StoreError {
+        use rustix::io::Errno;
+        match source.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::NOSPC | Errno::DQUOT) => StoreError::Full,
+            Some(Errno::IO | Errno::ROFS | Errno::NXIO | Errno::NODEV) => {
+                self.mark_broken(&format!("could not {what}: {source}"));
+                StoreError::Io { what, source }
+            }
+            _ => StoreError::Io { what, source },
+        }
+    }
+}
+
+/// Hashes `length` bytes of `file` from `offset` into `hasher`.
+fn hash_range(file: &File, hasher: &mut Hasher, offset: u64, length: u64) -> io::Result<()> {
+    let mut buffer = vec![0; REHASH_BYTES];
+    let (mut at, end) = (offset, offset + length);
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(REHASH_BYTES);
+        let got = file.read_at(&mut buffer[..want], at)?;
+        if got == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        hasher.update(&buffer[..got]);
+        at += got as u64;
+    }
+    Ok(())
+}
+
+/// Both algorithms, where something is made for each.
+const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];

@@ -1,0 +1,471 @@
+//! Upload sessions: bytes that arrive before their digest is known.
+//!
+//! A session is two files, so that it survives the process: `data`, whose length *is* the offset,
+//! and `state`, which says whose it is and how far it was hashed. A saved hash is believed only
+//! within the boot that wrote it: after a power cut the length of `data` proves nothing about its
+//! bytes, and a believed hash would publish holes under a good digest.
+
+use std::fs::{self, File};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::digest::common::hazmat::{SerializableState, SerializedState};
+use shared::{Algorithm, Digest, Hasher, RepoName};
+use uuid::Uuid;
+
+use super::{Disk, StoreError, hash_range};
+use crate::sys;
+
+/// The name of an upload: unguessable, because whoever knows it may write to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(Uuid);
+
+/// A text that names no upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an upload is named by a lower-case, hyphenated uuid")]
+pub struct InvalidSessionId;
+
+impl FromStr for SessionId {
+    type Err = InvalidSessionId;
+    /// Only the form that this program hands out: hyphenated, lower case.
+    fn from_str(text: &str) -> Result<Self, InvalidSessionId> {
+        let id: Uuid = text.parse().map_err(|_| InvalidSessionId)?;
+        let mut buffer = Uuid::encode_buffer();
+        let own_form = id.hyphenated().encode_lower(&mut buffer) == text;
+        if own_form { Ok(Self(id)) } else { Err(InvalidSessionId) }
+    }
+}
+
+impl std::fmt::Display for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// `state` on the disk. Written in place, shorter than a page: a kill leaves the old or the new
+/// text, and a torn one does not parse, which makes the session unknown.
+#[derive(Serialize, Deserialize)]
+struct State {
+    repo: RepoName,
+    algorithm: String,
+    /// Bytes that `hash` covers.
+    offset: u64,
+    hash: String,
+    boot_id: String,
+}
+
+/// Bytes between two requests to begin write-back: long enough to be sequential, short enough
+/// that the final sync finds little left.
+const WRITEBACK_BYTES: u64 = 8 << 20;
+
+/// Bytes between two saves of the hash while one request goes on: what a restart reads again.
+const SAVE_BYTES: u64 = 64 << 20;
+
+/// Bytes between two looks at the free space.
+const SPACE_CHECK_BYTES: u64 = 8 << 20;
+
+/// Where a session stood, to go back to.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    hasher: Hasher,
+    offset: u64,
+}
+
+/// An upload session, held by one writer at a time.
+#[derive(Debug)]
+pub struct Session {
+    id: SessionId,
+    repo: RepoName,
+    hasher: Hasher,
+    algorithm: Algorithm,
+    offset: u64,
+    saved: u64,
+    written_back: u64,
+    space_checked: u64,
+    /// Open while somebody writes; an idle session holds no descriptor.
+    data: Option<File>,
+}
+
+impl Disk {
+    pub(super) fn session_dir(&self, id: &SessionId) -> PathBuf {
+        self.root.join("uploads").join(id.to_string())
+    }
+
+    /// Starts a session. It survives the process, but not a power cut.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] when not even that fits.
+    pub fn create_session(
+        &self,
+        repo: &RepoName,
+        algorithm: Algorithm,
+    ) -> Result<Session, StoreError> {
+        self.ready_for_writes()?;
+        let id = SessionId(Uuid::new_v4());
+        let dir = self.session_dir(&id);
+        let mut session = Session {
+            id,
+            repo: repo.clone(),
+            hasher: Hasher::new(algorithm),
+            algorithm,
+            offset: 0,
+            saved: 0,
+            written_back: 0,
+            space_checked: 0,
+            data: None,
+        };
+        let made = fs::create_dir(&dir)
+            .and_then(|()| File::create(dir.join("data")))
+            .map_err(|source| self.failed("create the upload", source))
+            .and_then(|data| {
+                session.data = Some(data);
+                session.save(self)
+            });
+        if let Err(error) = made {
+            let _ = fs::remove_dir_all(&dir);
+            return Err(error);
+        }
+        Ok(session)
+    }
+
+    /// Takes up a session that an earlier process left. `None` when there is none, or nothing that
+    /// can be gone on with. Reads back only bytes that no trusted hash covers.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub fn load_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+        let dir = self.session_dir(&id);
+        let Ok(text) = fs::read(dir.join("state")) else { return Ok(None) };
+        let Ok(state) = serde_json::from_slice::<State>(&text) else { return Ok(None) };
+        let Ok(algorithm) = state.algorithm.parse() else { return Ok(None) };
+        let data = match File::options().read(true).write(true).open(dir.join("data")) {
+            Ok(data) => data,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(self.failed("open the upload", source)),
+        };
+        let resume = || -> io::Result<(Hasher, u64)> {
+            let length = data.metadata()?.len();
+            let trusted = (state.boot_id == self.boot_id && state.offset <= length)
+                .then(|| restore(algorithm, &state.hash))
+                .flatten();
+            let (mut hasher, from) = match trusted {
+                Some(hasher) => (hasher, state.offset),
+                None => (Hasher::new(algorithm), 0),
+            };
+            hash_range(&data, &mut hasher, from, length - from)?;
+            Ok((hasher, length))
+        };
+        let (hasher, offset) = resume().map_err(|source| self.failed("read the upload", source))?;
+        Ok(Some(Session {
+            id,
+            repo: state.repo,
+            hasher,
+            algorithm,
+            offset,
+            saved: 0,
+            written_back: 0,
+            space_checked: offset,
+            data: Some(data),
+        }))
+    }
+
+    /// Removes a session and its bytes. One that is not there is no error.
+    pub fn remove_session(&self, id: &SessionId) {
+        let dir = self.session_dir(id);
+        let _ = fs::remove_file(dir.join("data"));
+        let _ = fs::remove_file(dir.join("state"));
+        if let Err(error) = fs::remove_dir(&dir)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(upload = %id, %error, "could not remove an upload");
+        }
+    }
+
+    /// Sessions on the disk and when each was last written to.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn sessions(&self) -> io::Result<Vec<(SessionId, SystemTime)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.root.join("uploads"))? {
+            let entry = entry?;
+            let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let touched = |name: &str| fs::metadata(entry.path().join(name))?.modified();
+            if let Ok(time) =
+                touched("data").or_else(|_| entry.metadata().and_then(|meta| meta.modified()))
+            {
+                found.push((id, time));
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Session {
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    pub fn repo(&self) -> &RepoName {
+        &self.repo
+    }
+
+    /// Bytes received.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub fn checkpoint(&self) -> Checkpoint {
+        Checkpoint { hasher: self.hasher.clone(), offset: self.offset }
+    }
+
+    /// Takes back everything appended since `checkpoint` was made.
+    ///
+    /// # Errors
+    /// When the file cannot be shortened.
+    pub fn rewind(&mut self, disk: &Disk, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        self.open(disk)?;
+        if let Some(data) = &self.data {
+            data.set_len(checkpoint.offset)
+                .map_err(|source| disk.failed("shorten the upload", source))?;
+        }
+        self.hasher = checkpoint.hasher;
+        self.offset = checkpoint.offset;
+        self.saved = self.saved.min(self.offset);
+        self.written_back = self.written_back.min(self.offset);
+        self.space_checked = self.space_checked.min(self.offset);
+        self.save(disk)
+    }
+
+    /// Appends `chunks`. What was written before an error stays; the offset says how much.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] beyond the reserve, or when the disk has no room.
+    pub fn append(&mut self, disk: &Disk, chunks: &[Bytes]) -> Result<(), StoreError> {
+        if self.offset - self.space_checked >= SPACE_CHECK_BYTES || self.space_checked == 0 {
+            disk.ready_for_writes()?;
+            self.space_checked = self.offset.max(1);
+        }
+        let mut slices: Vec<IoSlice<'_>> =
+            chunks.iter().filter(|chunk| !chunk.is_empty()).map(|chunk| IoSlice::new(chunk)).collect();
+        let mut slices = slices.as_mut_slice();
+        self.open(disk)?;
+        let Some(data) = &self.data else { return Ok(()) };
+        // One write per loop, each hashed before the next, so that hash and offset never differ.
+        while !slices.is_empty() {
+            let written = match rustix::io::pwritev(data, slices, self.offset) {
+                Ok(written) => written,
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(errno) => return Err(disk.failed("write the upload", errno.into())),
+            };
+            let mut left = written;
+            for slice in slices.iter() {
+                let part = left.min(slice.len());
+                self.hasher.update(&slice[..part]);
+                left -= part;
+                if left == 0 {
+                    break;
+                }
+            }
+            self.offset += written as u64;
+            IoSlice::advance_slices(&mut slices, written);
+        }
+        if self.offset - self.written_back >= WRITEBACK_BYTES {
+            // Only a hint: where the kernel refuses it the final sync does all the work.
+            let _ = sys::start_writeback(data, self.written_back, self.offset - self.written_back);
+            self.written_back = self.offset;
+        }
+        if self.offset - self.saved >= SAVE_BYTES {
+            self.save(disk)?;
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, disk: &Disk) -> Result<(), StoreError> {
+        if self.data.is_none() {
+            let path = disk.session_dir(&self.id).join("data");
+            let file = File::options().read(true).write(true).open(path);
+            self.data = Some(file.map_err(|source| disk.failed("open the upload", source))?);
+        }
+        Ok(())
+    }
+
+    /// Saves how far the hash has come and closes the file. The session survives the process, not
+    /// a power cut.
+    ///
+    /// # Errors
+    /// When the state cannot be written.
+    pub fn pause(&mut self, disk: &Disk) -> Result<(), StoreError> {
+        let saved = self.save(disk);
+        self.data = None;
+        saved
+    }
+
+    fn save(&mut self, disk: &Disk) -> Result<(), StoreError> {
+        let state = State {
+            repo: self.repo.clone(),
+            algorithm: self.algorithm.as_str().to_owned(),
+            offset: self.offset,
+            hash: save_hash(&self.hasher),
+            boot_id: disk.boot_id.clone(),
+        };
+        let text = serde_json::to_vec(&state)
+            .map_err(|error| disk.failed("save the upload's state", io::Error::other(error)))?;
+        let write = || {
+            let path = disk.session_dir(&self.id).join("state");
+            let file = File::options().create(true).truncate(false).write(true).open(path)?;
+            file.write_all_at(&text, 0)?;
+            file.set_len(text.len() as u64)
+        };
+        write().map_err(|source| disk.failed("save the upload's state", source))?;
+        self.saved = self.offset;
+        Ok(())
+    }
+
+    /// Makes the received bytes durable (not yet their name; that is [`Disk::publish`]) and gives
+    /// their digest by `algorithm`, reading them again if they were hashed by another.
+    ///
+    /// # Errors
+    /// After an error the bytes must be dropped and not synced again.
+    pub fn sync(&mut self, disk: &Disk, algorithm: Algorithm) -> Result<Digest, StoreError> {
+        self.open(disk)?;
+        let Some(data) = &self.data else { return Ok(self.hasher.clone().finish()) };
+        let digest = if algorithm == self.algorithm {
+            self.hasher.clone().finish()
+        } else {
+            let mut hasher = Hasher::new(algorithm);
+            hash_range(data, &mut hasher, 0, self.offset)
+                .map_err(|source| disk.failed("read the upload", source))?;
+            hasher.finish()
+        };
+        data.sync_data().map_err(|source| disk.failed("sync the upload", source))?;
+        Ok(digest)
+    }
+}
+
+fn save_hash(hasher: &Hasher) -> String {
+    match hasher {
+        Hasher::Sha256(hasher) => to_hex(&hasher.serialize()),
+        Hasher::Sha512(hasher) => to_hex(&hasher.serialize()),
+    }
+}
+
+fn restore(algorithm: Algorithm, text: &str) -> Option<Hasher> {
+    fn state<T: SerializableState>(text: &str) -> Option<T> {
+        let bytes = from_hex(text)?;
+        let state = SerializedState::<T>::try_from(bytes.as_slice()).ok()?;
+        T::deserialize(&state).ok()
+    }
+    Some(match algorithm {
+        Algorithm::Sha256 => Hasher::Sha256(state(text)?),
+        Algorithm::Sha512 => Hasher::Sha512(state(text)?),
+    })
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.is_ascii() || !text.len().is_multiple_of(2) {
+        return None;
+    }
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Options;
+    use super::*;
+
+    fn open(dir: &std::path::Path) -> Disk {
+        Disk::open(dir, &Options { wait_for_lock: Duration::ZERO, reserve: Some(0) }).unwrap()
+    }
+
+    fn repo() -> RepoName {
+        "a/b".parse().unwrap()
+    }
+
+    #[test]
+    fn arrives_and_is_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open(dir.path());
+        for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+            let mut session = disk.create_session(&repo(), Algorithm::Sha256).unwrap();
+            session.append(&disk, &["ab".into(), "".into(), "c".into()]).unwrap();
+            assert_eq!(session.offset(), 3);
+            let digest = session.sync(&disk, algorithm).unwrap();
+            assert_eq!(digest, Digest::of(algorithm, b"abc"));
+            disk.publish(&session.id(), &digest).unwrap();
+            disk.remove_session(&session.id());
+            assert_eq!(fs::read(disk.blob_path(&digest)).unwrap(), b"abc");
+            assert!(disk.sessions().unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn goes_on_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = open(dir.path());
+        let mut session = disk.create_session(&repo(), Algorithm::Sha256).unwrap();
+        session.append(&disk, &["hello ".into()]).unwrap();
+        session.pause(&disk).unwrap();
+        // Not saved: a kill in the middle of a request.
+        session.append(&disk, &["wor".into()]).unwrap();
+        let id = session.id();
+        drop((session, disk));
+
+        let disk = open(dir.path());
+        let mut session = disk.load_session(id).unwrap().unwrap();
+        assert_eq!((session.offset(), session.repo()), (9, &repo()));
+        session.append(&disk, &["ld".into()]).unwrap();
+        assert_eq!(session.sync(&disk, Algorithm::Sha256).unwrap(), Digest::sha256(b"hello world"));
+    }
+
+    #[test]
+    fn a_saved_hash_of_another_boot_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = open(dir.path());
+        let mut session = disk.create_session(&repo(), Algorithm::Sha256).unwrap();
+        session.append(&disk, &["good".into()]).unwrap();
+        session.pause(&disk).unwrap();
+        // What a power cut leaves: the length is right, the bytes are not.
+        fs::write(disk.session_dir(&session.id()).join("data"), b"\0\0\0\0").unwrap();
+        disk.boot_id = "another".into();
+        let mut session = disk.load_session(session.id()).unwrap().unwrap();
+        assert_eq!(session.sync(&disk, Algorithm::Sha256).unwrap(), Digest::sha256(b"\0\0\0\0"));
+    }
+
+    #[test]
+    fn a_full_disk_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk =
+            Disk::open(dir.path(), &Options { wait_for_lock: Duration::ZERO, reserve: Some(u64::MAX) })
+                .unwrap();
+        let error = disk.create_session(&repo(), Algorithm::Sha256).unwrap_err();
+        assert!(matches!(error, StoreError::Full), "{error}");
+        assert!(disk.sessions().unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_our_own_form_of_an_id() {
+        let id = SessionId(Uuid::new_v4());
+        assert_eq!(id.to_string().parse::<SessionId>().unwrap(), id);
+        let text = id.to_string();
+        for bad in [&text.to_uppercase(), &format!("{{{text}}}"), &text.replace('-', ""), "", ".."] {
+            // A version 4 id holds a letter with overwhelming odds, but be exact about it.
+            if bad != &text {
+                assert!(bad.parse::<SessionId>().is_err(), "{bad}");
+            }
+        }
+    }
+}
