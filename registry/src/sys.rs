@@ -1,5 +1,8 @@
 //! The system calls that no safe wrapper in our dependencies covers. All `unsafe` of this crate.
-#![allow(unsafe_code, reason = "two system calls without a safe wrapper; each call states why it holds")]
+#![allow(
+    unsafe_code,
+    reason = "two system calls without a safe wrapper; each call states why it holds"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};

@@ -32,7 +32,9 @@ pub enum InvalidManifest {
          or convert it with `skopeo copy --format v2s2`"
     )]
     Schema1,
-    #[error("manifests of type {0} are not supported: use an OCI or Docker image manifest or index")]
+    #[error(
+        "manifests of type {0} are not supported: use an OCI or Docker image manifest or index"
+    )]
     UnsupportedType(String),
     #[error("the request's Content-Type is {request}, the manifest's mediaType is {manifest}")]
     TypeConflict { request: String, manifest: String },
@@ -106,11 +108,8 @@ fn media_type_of(
         let (request, manifest) = (request.to_owned(), own.to_owned());
         return Err(InvalidManifest::TypeConflict { request, manifest });
     }
-    let by_form = if manifest.manifests.is_some() {
-        media_type::OCI_INDEX
-    } else {
-        media_type::OCI_MANIFEST
-    };
+    let by_form =
+        if manifest.manifests.is_some() { media_type::OCI_INDEX } else { media_type::OCI_MANIFEST };
     let named = content_type.or(own).unwrap_or(by_form);
     [
         media_type::OCI_MANIFEST,
@@ -260,7 +259,8 @@ impl<'de> Visitor<'de> for Place {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut seen = HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
-            let variant = self.fields().iter().find(|field| **field != key && fold(field).eq(fold(&key)));
+            let variant =
+                self.fields().iter().find(|field| **field != key && fold(field).eq(fold(&key)));
             if let Some(field) = variant {
                 let key: String = key.chars().take(100).collect();
                 return Err(de::Error::custom(format!("the key {key:?} must be spelt {field:?}")));
@@ -329,7 +329,11 @@ mod tests {
             (format!(r#"{{"schemaVersion":2,{config},"layers":null,"x":{{"Y":[1,null]}}}}"#), 1),
             (format!(r#"{{"schemaVersion":2,{config},"layers":[{{"mediaType":"q",$D}}]}}"#), 2),
             (r#"{"schemaVersion":2,"manifests":[]}"#.to_owned(), 0),
-            (r#"{"schemaVersion":2,"manifests":[{"mediaType":"q",$D,"data":"e30="}]}"#.to_owned(), 1),
+            (
+                r#"{"schemaVersion":2,"manifests":[{"mediaType":"q",$D,"data":"e30="}]}"#
+                    .to_owned(),
+                1,
+            ),
         ] {
             assert_eq!(run(None, &text).unwrap().children.len(), children, "{text}");
         }
@@ -370,9 +374,15 @@ mod tests {
     #[test]
     fn the_types_must_agree() {
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
-        assert_eq!(run(Some(media_type::DOCKER_LIST), index).unwrap().media_type, media_type::DOCKER_LIST);
+        assert_eq!(
+            run(Some(media_type::DOCKER_LIST), index).unwrap().media_type,
+            media_type::DOCKER_LIST
+        );
         assert_eq!(run(None, index).unwrap().media_type, media_type::OCI_INDEX);
-        let own = format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#, media_type::DOCKER_LIST);
+        let own = format!(
+            r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[]}}"#,
+            media_type::DOCKER_LIST
+        );
         assert_eq!(run(None, &own).unwrap().media_type, media_type::DOCKER_LIST);
         let conflict = run(Some(media_type::OCI_INDEX), &own);
         assert!(matches!(conflict, Err(InvalidManifest::TypeConflict { .. })));
@@ -392,7 +402,8 @@ mod tests {
         assert!(referrer.descriptor.contains(r#""annotations":{"k":"v"}"#));
         let own = format!(r#"{{"schemaVersion":2,"artifactType":"t/u",{config},{subject}}}"#);
         assert_eq!(run(None, &own).unwrap().referrer.unwrap().artifact_type, "t/u");
-        let index = run(None, &format!(r#"{{"schemaVersion":2,"manifests":[],{subject}}}"#)).unwrap();
+        let index =
+            run(None, &format!(r#"{{"schemaVersion":2,"manifests":[],{subject}}}"#)).unwrap();
         let referrer = index.referrer.unwrap();
         assert_eq!(referrer.artifact_type, "");
         assert!(!referrer.descriptor.contains("artifactType"));

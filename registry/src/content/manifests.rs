@@ -237,9 +237,7 @@ impl Generations {
         self.young_bytes += bytes;
         match self.young.get_mut(repo) {
             Some(of_repo) => of_repo.insert(reference.clone(), entry),
-            None => {
-                self.young.entry(repo.clone()).or_default().insert(reference.clone(), entry)
-            }
+            None => self.young.entry(repo.clone()).or_default().insert(reference.clone(), entry),
         };
     }
 }

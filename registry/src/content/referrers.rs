@@ -27,10 +27,8 @@ impl Content {
 
 /// The index that lists `page`.
 pub fn referrers_index(page: &ReferrerPage) -> String {
-    let mut index = format!(
-        r#"{{"schemaVersion":2,"mediaType":"{}","manifests":["#,
-        media_type::OCI_INDEX
-    );
+    let mut index =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":["#, media_type::OCI_INDEX);
     for (at, descriptor) in page.descriptors.iter().enumerate() {
         if at > 0 {
             index.push(',');

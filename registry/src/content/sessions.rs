@@ -241,10 +241,8 @@ impl Content {
             let mut purged = 0;
             for (id, touched) in sessions.disk.sessions()? {
                 let old = now.duration_since(touched).is_ok_and(|since| since >= age);
-                let busy = sessions
-                    .map()
-                    .get(&id)
-                    .is_some_and(|open| open.session.try_lock().is_err());
+                let busy =
+                    sessions.map().get(&id).is_some_and(|open| open.session.try_lock().is_err());
                 if old && !busy {
                     sessions.forget(&id);
                     purged += 1;

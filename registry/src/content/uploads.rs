@@ -67,7 +67,7 @@ impl Content {
         let mut received: u64 = 0;
         let mut writing = Writing::Idle(writer);
         loop {
-            let (batch, end) = next_batch(&mut body).await;
+            let (batch, rest) = next_batch(&mut body).await;
             received += batch.iter().map(|piece| piece.len() as u64).sum::<u64>();
             let mut writer = writing.done().await?;
             if writer.cancelled() {
@@ -77,13 +77,13 @@ impl Content {
                 rewind(writer, start).await?;
                 return Err(ReceiveError::TooLong);
             }
-            match end {
-                End::More => writing = Writing::start(writer, batch),
-                End::Error(error) => {
+            match rest {
+                Rest::More => writing = Writing::start(writer, batch),
+                Rest::Broken(error) => {
                     Writing::start(writer, batch).done().await?;
                     return Err(ReceiveError::Body(error));
                 }
-                End::End => {
+                Rest::Nothing => {
                     if length.is_some_and(|length| received < length) {
                         rewind(writer, start).await?;
                         return Err(ReceiveError::TooShort);
@@ -103,7 +103,7 @@ impl Content {
     /// See [`FinishError`].
     pub async fn finish_upload(&self, writer: Writer, digest: &Digest) -> Result<u64, FinishError> {
         let algorithm = digest.algorithm();
-        let (mut writer, synced) = blocking(move || {
+        let (writer, synced) = blocking(move || {
             let mut writer = writer;
             let synced = writer.with(|disk, session| session.sync(disk, algorithm));
             (writer, synced)
@@ -144,16 +144,17 @@ impl Content {
     }
 }
 
-enum End<E> {
+/// What comes after a batch.
+enum Rest<E> {
     More,
-    End,
-    Error(E),
+    Nothing,
+    Broken(E),
 }
 
 /// Collects pieces up to a batch.
 async fn next_batch<E>(
     body: &mut std::pin::Pin<&mut impl Stream<Item = Result<Bytes, E>>>,
-) -> (Vec<Bytes>, End<E>) {
+) -> (Vec<Bytes>, Rest<E>) {
     let (mut batch, mut bytes) = (Vec::new(), 0);
     while bytes < BATCH_BYTES && batch.len() < BATCH_PIECES {
         match body.next().await {
@@ -161,11 +162,11 @@ async fn next_batch<E>(
                 bytes += piece.len();
                 batch.push(piece);
             }
-            Some(Err(error)) => return (batch, End::Error(error)),
-            None => return (batch, End::End),
+            Some(Err(error)) => return (batch, Rest::Broken(error)),
+            None => return (batch, Rest::Nothing),
         }
     }
-    (batch, End::More)
+    (batch, Rest::More)
 }
 
 /// A writer, at work on the pool or not.

@@ -23,7 +23,10 @@ enum Kind {
     Bytes(Bytes),
     /// The answer to a HEAD: a length and no bytes. (`HttpResponse::finish` would announce 0.)
     Head(u64),
-    File { body: FileBody, length: u64 },
+    File {
+        body: FileBody,
+        length: u64,
+    },
 }
 
 impl Body {

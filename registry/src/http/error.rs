@@ -7,8 +7,10 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use shared::{Digest, ErrorCode, InvalidDigest, InvalidReference};
 
 use super::body::Body;
-use super::respond::{Reply, reply};
-use crate::content::{ContentError, DeleteError, FinishError, PushError, ReceiveError, SessionError};
+use super::respond::{Finish as _, Reply, reply};
+use crate::content::{
+    ContentError, DeleteError, FinishError, PushError, ReceiveError, SessionError,
+};
 use crate::records::RecordsError;
 use crate::store::StoreError;
 
@@ -109,7 +111,8 @@ impl ApiError {
             .entries
             .into_iter()
             .map(|entry| {
-                let mut object = serde_json::json!({ "code": entry.code, "message": entry.message });
+                let mut object =
+                    serde_json::json!({ "code": entry.code, "message": entry.message });
                 if let Some(detail) = entry.detail {
                     object["detail"] = detail;
                 }
@@ -191,12 +194,10 @@ impl From<DeleteError> for ApiError {
     fn from(error: DeleteError) -> Self {
         match error {
             DeleteError::Unknown => Self::not_found(ErrorCode::BlobUnknown, error.to_string()),
-            DeleteError::Disabled => Self::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                ErrorCode::Unsupported,
-                error.to_string(),
-            )
-            .with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD")),
+            DeleteError::Disabled => {
+                Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, error.to_string())
+                    .with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD"))
+            }
             DeleteError::Content(error) => error.into(),
         }
     }
@@ -205,7 +206,9 @@ impl From<DeleteError> for ApiError {
 impl From<PushError> for ApiError {
     fn from(error: PushError) -> Self {
         match error {
-            PushError::Invalid(why) => Self::bad_request(ErrorCode::ManifestInvalid, why.to_string()),
+            PushError::Invalid(why) => {
+                Self::bad_request(ErrorCode::ManifestInvalid, why.to_string())
+            }
             PushError::DigestMismatch { ref actual } => {
                 let detail = serde_json::json!({ "actual": actual });
                 Self::bad_request(ErrorCode::DigestInvalid, error.to_string()).with_detail(detail)
@@ -232,11 +235,9 @@ impl From<SessionError> for ApiError {
         match error {
             SessionError::Unknown => Self::upload_unknown(),
             // The caller answers 416 with the place to go on from, where it can.
-            SessionError::Busy { .. } => Self::new(
-                StatusCode::CONFLICT,
-                ErrorCode::BlobUploadInvalid,
-                error.to_string(),
-            ),
+            SessionError::Busy { .. } => {
+                Self::new(StatusCode::CONFLICT, ErrorCode::BlobUploadInvalid, error.to_string())
+            }
             SessionError::TooMany => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
                 ErrorCode::TooManyRequests,

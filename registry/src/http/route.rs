@@ -11,17 +11,33 @@ pub(crate) enum Route {
     /// `/v2/_catalog`, distribution's.
     Catalog,
     /// `/v2/<name>/blobs/<digest>` (end-2, end-10).
-    Blob { name: String, digest: String },
+    Blob {
+        name: String,
+        digest: String,
+    },
     /// `/v2/<name>/blobs/uploads/` (end-4, end-11).
-    Uploads { name: String },
+    Uploads {
+        name: String,
+    },
     /// `/v2/<name>/blobs/uploads/<id>` (end-5, end-6, end-13, end-14).
-    Upload { name: String, id: String },
+    Upload {
+        name: String,
+        id: String,
+    },
     /// `/v2/<name>/manifests/<reference>` (end-3, end-7, end-9).
-    Manifest { name: String, reference: String },
+    Manifest {
+        name: String,
+        reference: String,
+    },
     /// `/v2/<name>/tags/list` (end-8).
-    Tags { name: String },
+    Tags {
+        name: String,
+    },
     /// `/v2/<name>/referrers/<digest>` (end-12).
-    Referrers { name: String, digest: String },
+    Referrers {
+        name: String,
+        digest: String,
+    },
     /// `/livez`, `/readyz` and their kin.
     Health(Probe),
     /// `/metrics`.
@@ -52,7 +68,8 @@ impl Route {
 
     fn parse_repository(path: &str) -> Option<Self> {
         let own = str::to_owned;
-        if let Some(name) = path.strip_suffix("/blobs/uploads").or(path.strip_suffix("/blobs/uploads/"))
+        if let Some(name) =
+            path.strip_suffix("/blobs/uploads").or(path.strip_suffix("/blobs/uploads/"))
         {
             return Some(Self::Uploads { name: own(name) });
         }

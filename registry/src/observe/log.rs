@@ -35,11 +35,11 @@ pub enum LogError {
 /// # Errors
 /// See [`LogError`].
 pub fn init(settings: &Settings) -> Result<(), LogError> {
-    let filter = EnvFilter::try_new(&settings.level)
+    // What actix says about its start is noise at `info`; a filter of one's own can ask for it.
+    let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.level))
         .map_err(|_| LogError::Level(settings.level.clone()))?;
     let terminal = std::io::stderr().is_terminal();
-    let format =
-        settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
+    let format = settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

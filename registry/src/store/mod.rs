@@ -84,7 +84,8 @@ impl Disk {
         if let Some(why) = self.broken() {
             return Err(StoreError::ReadOnly(why.to_owned()));
         }
-        let free = self.free_bytes().map_err(|source| self.failed("read the free space", source))?;
+        let free =
+            self.free_bytes().map_err(|source| self.failed("read the free space", source))?;
         if free < self.reserve { Err(StoreError::Full) } else { Ok(()) }
     }
 

@@ -120,7 +120,9 @@ impl Disk {
             data: None,
         };
         let made = fs::create_dir(&dir)
-            .and_then(|()| File::create(dir.join("data")))
+            .and_then(|()| {
+                File::options().read(true).write(true).create_new(true).open(dir.join("data"))
+            })
             .map_err(|source| self.failed("create the upload", source))
             .and_then(|data| {
                 session.data = Some(data);
@@ -253,8 +255,11 @@ impl Session {
             disk.ready_for_writes()?;
             self.space_checked = self.offset.max(1);
         }
-        let mut slices: Vec<IoSlice<'_>> =
-            chunks.iter().filter(|chunk| !chunk.is_empty()).map(|chunk| IoSlice::new(chunk)).collect();
+        let mut slices: Vec<IoSlice<'_>> = chunks
+            .iter()
+            .filter(|chunk| !chunk.is_empty())
+            .map(|chunk| IoSlice::new(chunk))
+            .collect();
         let mut slices = slices.as_mut_slice();
         self.open(disk)?;
         let Some(data) = &self.data else { return Ok(()) };
@@ -448,9 +453,11 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
-        let disk =
-            Disk::open(dir.path(), &Options { wait_for_lock: Duration::ZERO, reserve: Some(u64::MAX) })
-                .unwrap();
+        let disk = Disk::open(
+            dir.path(),
+            &Options { wait_for_lock: Duration::ZERO, reserve: Some(u64::MAX) },
+        )
+        .unwrap();
         let error = disk.create_session(&repo(), Algorithm::Sha256).unwrap_err();
         assert!(matches!(error, StoreError::Full), "{error}");
         assert!(disk.sessions().unwrap().is_empty());
@@ -461,9 +468,10 @@ mod tests {
         let id = SessionId(Uuid::new_v4());
         assert_eq!(id.to_string().parse::<SessionId>().unwrap(), id);
         let text = id.to_string();
-        for bad in [&text.to_uppercase(), &format!("{{{text}}}"), &text.replace('-', ""), "", ".."] {
+        for bad in [&text.to_uppercase(), &format!("{{{text}}}"), &text.replace('-', ""), "", ".."]
+        {
             // A version 4 id holds a letter with overwhelming odds, but be exact about it.
-            if bad != &text {
+            if *bad != text {
                 assert!(bad.parse::<SessionId>().is_err(), "{bad}");
             }
         }

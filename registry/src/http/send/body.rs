@@ -72,7 +72,9 @@ impl MessageBody for FileBody {
                     if slot.state.get() != State::Free {
                         // One task polls one body at a time; anything else is a bug that must
                         // not mix two responses.
-                        return Poll::Ready(Some(Err(io::Error::other("the connection is in use"))));
+                        return Poll::Ready(Some(Err(io::Error::other(
+                            "the connection is in use",
+                        ))));
                     }
                     slot.sent.set(0);
                     slot.state.set(State::Sending);
@@ -98,7 +100,9 @@ impl MessageBody for FileBody {
                     return Poll::Ready(None);
                 }
                 let reading = ahead.get_or_insert_with(|| read(&this.file, this.offset, this.end));
-                let Poll::Ready(read_now) = Pin::new(reading).poll(cx) else { return Poll::Pending };
+                let Poll::Ready(read_now) = Pin::new(reading).poll(cx) else {
+                    return Poll::Pending;
+                };
                 *ahead = None;
                 let piece = read_now.map_err(io::Error::other)??;
                 this.offset += piece.len() as u64;

@@ -164,12 +164,8 @@ impl Wire {
         if self.slot.is_handling() {
             self.head = None;
         }
-        match &mut self.head {
-            Some(timer) if timer.as_mut().poll(cx).is_ready() => {
-                Poll::Ready(timed_out("the request's head did not arrive"))
-            }
-            _ => Poll::Pending,
-        }
+        let Some(timer) = &mut self.head else { return Poll::Pending };
+        timer.as_mut().poll(cx).map(|()| timed_out("the request's head did not arrive"))
     }
 }
 

@@ -1,0 +1,137 @@
+//! Pulling and deleting blobs (end-2, end-10).
+
+use std::io;
+use std::os::fd::AsFd;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderValue;
+use actix_web::http::{Method, header};
+use bytes::Bytes;
+use rustix::io::ReadWriteFlags;
+use shared::{Digest, RepoName};
+
+use super::Call;
+use super::body::Body;
+use super::error::ApiError;
+use super::range::Wanted;
+use super::respond::{CONTENT_DIGEST, Finish as _, Reply, digest_value, reply};
+use super::send::FileBody;
+use crate::content::DeleteError;
+
+/// Up to here a blob in memory is read at once: two system calls are then dearer than a copy.
+const INLINE_BYTES: u64 = 16 << 10;
+
+pub(super) async fn get(call: &Call, repo: &RepoName, digest: &str) -> Result<Reply, ApiError> {
+    let digest: Digest = digest.parse().map_err(ApiError::invalid_digest)?;
+    let head = call.req.method() == Method::HEAD;
+    if head {
+        // A client that is told "it is here" skips its upload: the blob must stay for a while.
+        let blob = call.content().promise_blob(repo, &digest).await?;
+        let blob = blob.ok_or_else(|| ApiError::blob_unknown(&digest))?;
+        return Ok(head_reply(call, &digest, blob.size()));
+    }
+    let open = call.content().open_blob(repo, &digest).await?;
+    let open = open.ok_or_else(|| ApiError::blob_unknown(&digest))?;
+    let size = open.blob.size();
+    if not_modified(call, &digest) {
+        return Ok(not_modified_reply(&digest));
+    }
+    let (status, first, length) = match wanted(call, &digest, size) {
+        Wanted::All => (StatusCode::OK, 0, size),
+        Wanted::Part(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
+        Wanted::Unsatisfiable => return Err(unsatisfiable(size)),
+    };
+    let mut builder = reply(status);
+    builder
+        .insert_header((header::CONTENT_TYPE, "application/octet-stream"))
+        .insert_header((header::ACCEPT_RANGES, "bytes"))
+        .insert_header((header::ETAG, etag(&digest)))
+        .insert_header((CONTENT_DIGEST, digest_value(&digest)));
+    if status == StatusCode::PARTIAL_CONTENT {
+        let range = format!("bytes {first}-{}/{size}", first + length - 1);
+        builder.insert_header((header::CONTENT_RANGE, range));
+    }
+    if length == 0 {
+        return Ok(builder.empty().into());
+    }
+    if length <= INLINE_BYTES
+        && let Some(bytes) = read_in_memory(&open.file, first, length)
+    {
+        return Ok(builder.message_body_or_500(Body::from(bytes)).into());
+    }
+    builder.no_chunking(length);
+    let body = FileBody::new(open.file, first, length, call.slot.clone());
+    Ok(builder.message_body_or_500(Body::file(body, length)).into())
+}
+
+fn head_reply(call: &Call, digest: &Digest, size: u64) -> Reply {
+    if not_modified(call, digest) {
+        return not_modified_reply(digest);
+    }
+    reply(StatusCode::OK)
+        .insert_header((header::CONTENT_TYPE, "application/octet-stream"))
+        .insert_header((header::ACCEPT_RANGES, "bytes"))
+        .insert_header((header::ETAG, etag(digest)))
+        .insert_header((CONTENT_DIGEST, digest_value(digest)))
+        .message_body_or_500(Body::head(size))
+        .into()
+}
+
+/// Which bytes the request wants. Source: RFC 9110 §13.1.5, §14.2.
+fn wanted(call: &Call, digest: &Digest, size: u64) -> Wanted {
+    let Some(range) = call.header(header::RANGE) else { return Wanted::All };
+    // A blob never changes, so only an If-Range that names another one makes the range void.
+    let matches = call.header(header::IF_RANGE).is_none_or(|tag| tag.trim() == etag(digest));
+    if matches { Wanted::parse(range, size) } else { Wanted::All }
+}
+
+fn unsatisfiable(size: u64) -> ApiError {
+    let range = HeaderValue::try_from(format!("bytes */{size}"));
+    ApiError::new(
+        StatusCode::RANGE_NOT_SATISFIABLE,
+        shared::ErrorCode::SizeInvalid,
+        format!("the blob has {size} bytes, none of them in the range"),
+    )
+    .with_header(header::CONTENT_RANGE, range.unwrap_or(HeaderValue::from_static("bytes */*")))
+}
+
+/// The entity tag: content under a digest never changes.
+pub(super) fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// Whether the client has it already. Source: RFC 9110 §13.1.2.
+pub(super) fn not_modified(call: &Call, digest: &Digest) -> bool {
+    call.header(header::IF_NONE_MATCH).is_some_and(|header| {
+        let own = etag(digest);
+        header
+            .split(',')
+            .map(|tag| tag.trim())
+            .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == own)
+    })
+}
+
+pub(super) fn not_modified_reply(digest: &Digest) -> Reply {
+    reply(StatusCode::NOT_MODIFIED)
+        .insert_header((header::ETAG, etag(digest)))
+        .insert_header((CONTENT_DIGEST, digest_value(digest)))
+        .empty()
+        .into()
+}
+
+/// The range's bytes if they can be had without waiting for the disk.
+fn read_in_memory(file: impl AsFd, offset: u64, length: u64) -> Option<Bytes> {
+    let mut buffer = vec![0; usize::try_from(length).ok()?];
+    let slice = io::IoSliceMut::new(&mut buffer);
+    let read = rustix::io::preadv2(file, &mut [slice], offset, ReadWriteFlags::NOWAIT).ok()?;
+    (read == buffer.len()).then(|| buffer.into())
+}
+
+pub(super) async fn delete(call: &Call, repo: &RepoName, digest: &str) -> Result<Reply, ApiError> {
+    let digest: Digest = digest.parse().map_err(ApiError::invalid_digest)?;
+    match call.content().delete_blob(repo, &digest).await {
+        Ok(()) => Ok(reply(StatusCode::ACCEPTED).empty().into()),
+        Err(DeleteError::Unknown) => Err(ApiError::blob_unknown(&digest)),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,183 @@
+//! The server: actix's workers and HTTP/1.1 over our own connections.
+//!
+//! Assembled by hand because `HttpServer` fixes the type of its connections, and ours must be able
+//! to send files (see [`super::send`]). This is what `HttpServer::listen` does itself.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::{HttpService, Protocol};
+use actix_server::ServerHandle;
+use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
+use actix_web::dev::{AppConfig, Payload};
+use actix_web::{App, HttpRequest, web};
+use tokio::net::TcpStream;
+
+use super::send::Wire;
+use super::{State, dispatch, send};
+
+/// What bounds connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From a request's first byte to the end of its head.
+    pub head: Duration,
+    /// Between two requests on one connection.
+    pub idle: Duration,
+    /// For a client to take any byte of its answer.
+    pub write: Duration,
+    /// After the last answer, for the client to take it and close.
+    pub disconnect: Duration,
+    /// Connections at once; more wait in the kernel's queue.
+    pub connections: usize,
+    /// From the signal to stop until requests that still run are cut.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
+            write: Duration::from_secs(60),
+            disconnect: Duration::from_secs(5),
+            connections: 20_000,
+            drain: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Connections that the kernel holds until a worker accepts them.
+const BACKLOG: u32 = 2048;
+
+/// Threads of each worker for blocking work: enough that 64 pushes at once do not queue behind
+/// one slow sync, few enough that their stacks stay small.
+const BLOCKING_THREADS: usize = 48;
+
+/// Why the server does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("cannot listen on {address}: {source}")]
+    Bind { address: String, source: io::Error },
+    #[error("the server failed: {0}")]
+    Run(#[source] io::Error),
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Bound {
+    listener: TcpListener,
+}
+
+impl Bound {
+    /// Listens on `address`: `host:port`, or `:port` for all addresses.
+    ///
+    /// # Errors
+    /// [`ServerError::Bind`].
+    pub fn new(address: &str) -> Result<Self, ServerError> {
+        let wide = address.strip_prefix(':').map(|port| format!("[::]:{port}"));
+        let target = wide.as_deref().unwrap_or(address);
+        let listener = TcpListener::bind(target)
+            // Hosts without IPv6.
+            .or_else(|error| match address.strip_prefix(':') {
+                Some(port) => TcpListener::bind(format!("0.0.0.0:{port}")),
+                None => Err(error),
+            });
+        match listener {
+            Ok(listener) => Ok(Self { listener }),
+            Err(source) => Err(ServerError::Bind { address: address.to_owned(), source }),
+        }
+    }
+
+    /// The address, with the port that the kernel chose if it was asked to.
+    ///
+    /// # Errors
+    /// Those of getsockname(2).
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A running server.
+pub struct Server {
+    running: actix_server::Server,
+}
+
+impl Server {
+    /// Serves on `bound` with `workers` threads. Must be called, and awaited, on an actix runtime.
+    ///
+    /// # Errors
+    /// [`ServerError::Run`].
+    pub fn start(
+        state: Arc<State>,
+        bound: Bound,
+        limits: Limits,
+        workers: usize,
+    ) -> Result<Self, ServerError> {
+        let builder = actix_server::Server::build()
+            .workers(workers)
+            .backlog(BACKLOG)
+            .max_concurrent_connections(limits.connections.div_ceil(workers))
+            .worker_max_blocking_threads(BLOCKING_THREADS)
+            .shutdown_timeout(limits.drain.as_secs())
+            .disable_signals();
+        let stop = builder.graceful_shutdown_signal();
+        let wire_limits = send::Limits { head: limits.head, write: limits.write };
+        let builder = builder
+            .listen("registry", bound.listener, move || {
+                let stop = stop.clone();
+                let state = Arc::clone(&state);
+                let http = HttpService::build()
+                    .graceful_shutdown_signal(move || {
+                        let stop = stop.clone();
+                        async move { stop.notified().await }
+                    })
+                    .keep_alive(limits.idle)
+                    .client_request_timeout(limits.head)
+                    .client_disconnect_timeout(limits.disconnect)
+                    .on_connect_ext(|wire: &Wire, connection| {
+                        connection.insert(wire.slot());
+                    });
+                let app = App::new().default_service(web::to(
+                    move |req: HttpRequest, payload: web::Payload| {
+                        // `web::Payload` has no limit of its own; each endpoint sets one.
+                        let payload: Payload = payload.into_inner();
+                        dispatch(Arc::clone(&state), req, payload)
+                    },
+                ));
+                fn_service(move |tcp: TcpStream| async move {
+                    let peer = tcp.peer_addr().ok();
+                    // An answer's last, short packet must not wait for an acknowledgement.
+                    let _ = tcp.set_nodelay(true);
+                    Ok::<_, actix_http::error::DispatchError>((
+                        Wire::new(tcp, wire_limits),
+                        Protocol::Http1,
+                        peer,
+                    ))
+                })
+                .and_then(http.finish(map_config(app, |()| AppConfig::default())))
+            })
+            .map_err(ServerError::Run)?;
+        Ok(Self { running: builder.run() })
+    }
+
+    /// For stopping the server from elsewhere.
+    pub fn handle(&self) -> ServerHandle {
+        self.running.handle()
+    }
+
+    /// Until it is stopped.
+    ///
+    /// # Errors
+    /// [`ServerError::Run`].
+    pub async fn wait(self) -> Result<(), ServerError> {
+        self.running.await.map_err(ServerError::Run)
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,44 @@
+//! Lists of tags (end-8) and of repositories (distribution's catalog).
+
+use actix_web::http::{StatusCode, header};
+use serde_json::json;
+use shared::{ErrorCode, RepoName};
+
+use super::Call;
+use super::body::Body;
+use super::error::ApiError;
+use super::paging::{encode, next_link, page_size};
+use super::respond::{Finish as _, Reply, reply};
+
+pub(super) async fn list(call: &Call, repo: &RepoName) -> Result<Reply, ApiError> {
+    let n = page_size(call.query_first("n").as_deref(), call.state.settings.tags_max)?;
+    let last = call.query_first("last").filter(|last| !last.is_empty());
+    let page = call.content().tags(repo, last.as_deref(), n).await?.ok_or_else(|| {
+        ApiError::not_found(ErrorCode::NameUnknown, "there is no such repository")
+    })?;
+    let next = page.entries.last().filter(|_| page.more).map(|tag| {
+        let last = encode(tag.as_str());
+        call.url(&format!("/v2/{repo}/tags/list?n={n}&last={last}"))
+    });
+    Ok(reply_list(json!({ "name": repo, "tags": page.entries }), next))
+}
+
+pub(super) async fn catalog(call: &Call) -> Result<Reply, ApiError> {
+    let n = page_size(call.query_first("n").as_deref(), call.state.settings.catalog_max)?;
+    let last = call.query_first("last").filter(|last| !last.is_empty());
+    let page = call.content().repositories(last.as_deref(), n).await?;
+    let next = page.entries.last().filter(|_| page.more).map(|repo| {
+        let last = encode(repo.as_str());
+        call.url(&format!("/v2/_catalog?n={n}&last={last}"))
+    });
+    Ok(reply_list(json!({ "repositories": page.entries }), next))
+}
+
+fn reply_list(list: serde_json::Value, next: Option<String>) -> Reply {
+    let mut builder = reply(StatusCode::OK);
+    builder.insert_header((header::CONTENT_TYPE, "application/json"));
+    if let Some(next) = next {
+        builder.insert_header((header::LINK, next_link(&next)));
+    }
+    builder.message_body_or_500(Body::from(list.to_string())).into()
+}

@@ -1,0 +1,220 @@
+//! Pushing blobs: sessions, chunks, mounts (end-4, end-5, end-6, end-11, end-13, end-14).
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderValue};
+use shared::{Algorithm, Digest, ErrorCode, RepoName};
+
+use super::Call;
+use super::error::ApiError;
+use super::incoming::Incoming;
+use super::range::parse_content_range;
+use super::respond::{CONTENT_DIGEST, Finish as _, Reply, UPLOAD_UUID, digest_value, reply};
+use crate::content::{ReceiveError, SessionError, Writer};
+use crate::store::SessionId;
+
+/// `POST`: starts an upload, or pushes or mounts a whole blob.
+pub(super) async fn start(call: &Call, repo: &RepoName, body: Incoming) -> Result<Reply, ApiError> {
+    if let Some(digest) = call.query_first("mount")
+        && let Some(reply) = mount(call, repo, &digest).await?
+    {
+        return Ok(reply);
+    }
+    let digest = match call.query_first("digest") {
+        Some(digest) => Some(digest.parse::<Digest>().map_err(ApiError::invalid_digest)?),
+        None => None,
+    };
+    let algorithm = match (&digest, call.query_first("digest-algorithm")) {
+        (Some(digest), _) => digest.algorithm(),
+        (None, Some(name)) => name.parse().map_err(ApiError::invalid_digest)?,
+        (None, None) => Algorithm::Sha256,
+    };
+    let writer = call.content().start_upload(repo, algorithm).await?;
+    let Some(digest) = digest else {
+        let id = writer.id();
+        return Ok(accepted(call, repo, id, writer.offset()));
+    };
+    let id = writer.id();
+    match call.content().receive(writer, None, body).await {
+        Ok(writer) => finish(call, writer, &digest).await,
+        Err(error) => {
+            // Nobody was told this session's name, so nobody can resume it.
+            let _ = call.content().cancel_upload(repo, id).await;
+            Err(error.into())
+        }
+    }
+}
+
+/// Links a blob of another repository. `None`: it cannot be, start an upload instead. The
+/// specification wants that answered like an upload, never as an error.
+async fn mount(call: &Call, repo: &RepoName, digest: &str) -> Result<Option<Reply>, ApiError> {
+    let digest: Digest = digest.parse().map_err(ApiError::invalid_digest)?;
+    let from = match call.query_first("from") {
+        Some(from) => match from.parse::<RepoName>() {
+            Ok(from) => Some(from),
+            Err(_) => return Ok(None),
+        },
+        None => None,
+    };
+    let mounted = call.content().mount(repo, from.as_ref(), &digest).await?;
+    Ok(mounted.map(|_| created(call, repo, &digest)))
+}
+
+/// `PATCH`: appends a chunk, or a stream.
+pub(super) async fn patch(
+    call: &Call,
+    repo: &RepoName,
+    id: &str,
+    body: Incoming,
+) -> Result<Reply, ApiError> {
+    let id = session(id)?;
+    let writer = resume(call, repo, id).await?;
+    let length = check_range(call, &writer)?;
+    let writer = receive(call, repo, id, writer, length, body).await?;
+    let offset = writer.offset();
+    Ok(accepted(call, repo, id, offset))
+}
+
+/// `PUT`: appends the last chunk, if any, and makes a blob of the upload.
+pub(super) async fn put(
+    call: &Call,
+    repo: &RepoName,
+    id: &str,
+    body: Incoming,
+) -> Result<Reply, ApiError> {
+    let id = session(id)?;
+    let digest = call.query_first("digest").ok_or_else(|| {
+        ApiError::bad_request(ErrorCode::DigestInvalid, "the request has no digest parameter")
+    });
+    // The session before the digest: "no such upload" is the more useful answer, and a bad digest
+    // leaves the session as it is.
+    let writer = resume(call, repo, id).await?;
+    let digest: Digest = digest?.parse().map_err(ApiError::invalid_digest)?;
+    let length = check_range(call, &writer)?;
+    let writer = receive(call, repo, id, writer, length, body).await?;
+    finish(call, writer, &digest).await
+}
+
+async fn finish(call: &Call, writer: Writer, digest: &Digest) -> Result<Reply, ApiError> {
+    let repo = writer.repo().clone();
+    call.content().finish_upload(writer, digest).await?;
+    Ok(created(call, &repo, digest))
+}
+
+/// `GET`: how far an upload has come.
+pub(super) async fn status(call: &Call, repo: &RepoName, id: &str) -> Result<Reply, ApiError> {
+    let id = session(id)?;
+    let offset = call.content().upload_offset(repo, id).await?;
+    Ok(reply(StatusCode::NO_CONTENT)
+        .insert_header((header::LOCATION, location(call, repo, id)))
+        .insert_header((header::RANGE, received(offset)))
+        .insert_header((UPLOAD_UUID, id.to_string()))
+        .empty()
+        .into())
+}
+
+/// `DELETE`: gives an upload up.
+pub(super) async fn cancel(call: &Call, repo: &RepoName, id: &str) -> Result<Reply, ApiError> {
+    call.content().cancel_upload(repo, session(id)?).await?;
+    Ok(reply(StatusCode::NO_CONTENT).empty().into())
+}
+
+fn session(id: &str) -> Result<SessionId, ApiError> {
+    id.parse().map_err(|_| ApiError::upload_unknown())
+}
+
+async fn resume(call: &Call, repo: &RepoName, id: SessionId) -> Result<Writer, ApiError> {
+    match call.content().resume_upload(repo, id).await {
+        Ok(writer) => Ok(writer),
+        Err(SessionError::Busy { offset }) => {
+            Err(out_of_order(call, repo, id, offset, "another request is writing to this upload"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the chunk begins where the upload ends. Gives the length that it announces.
+fn check_range(call: &Call, writer: &Writer) -> Result<Option<u64>, ApiError> {
+    let Some(value) = call.req.headers().get(header::CONTENT_RANGE) else { return Ok(None) };
+    let refuse = |why| out_of_order(call, writer.repo(), writer.id(), writer.offset(), why);
+    let range = value.to_str().ok().and_then(parse_content_range);
+    let (first, last) = range.ok_or_else(|| refuse("Content-Range must be first-last"))?;
+    if first != writer.offset() {
+        return Err(refuse("the chunk does not begin where the upload ends"));
+    }
+    let length = last - first + 1;
+    let announced = call.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+    if announced.is_some_and(|announced| announced != length) {
+        return Err(refuse("Content-Length and Content-Range disagree"));
+    }
+    Ok(Some(length))
+}
+
+async fn receive(
+    call: &Call,
+    repo: &RepoName,
+    id: SessionId,
+    writer: Writer,
+    length: Option<u64>,
+    body: Incoming,
+) -> Result<Writer, ApiError> {
+    let start = writer.offset();
+    call.content().receive(writer, length, body).await.map_err(|error| match error {
+        ReceiveError::TooLong => {
+            out_of_order(call, repo, id, start, "the body is longer than its Content-Range")
+        }
+        ReceiveError::TooShort => {
+            out_of_order(call, repo, id, start, "the body is shorter than its Content-Range")
+        }
+        error => error.into(),
+    })
+}
+
+/// 416. Clients take an answer with both `Location` and `Range` as a place to go on from.
+fn out_of_order(
+    call: &Call,
+    repo: &RepoName,
+    id: SessionId,
+    offset: u64,
+    why: &'static str,
+) -> ApiError {
+    let value = |text: String| HeaderValue::try_from(text).ok();
+    let headers = [
+        (header::LOCATION, value(location(call, repo, id))),
+        (header::RANGE, value(received(offset))),
+        (UPLOAD_UUID, value(id.to_string())),
+    ];
+    let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid, why)
+        // `Range` cannot tell no byte from one.
+        .with_detail(serde_json::json!({ "offset": offset }));
+    headers.into_iter().fold(error, |error, (name, value)| match value {
+        Some(value) => error.with_header(name, value),
+        None => error,
+    })
+}
+
+fn location(call: &Call, repo: &RepoName, id: SessionId) -> String {
+    call.url(&format!("/v2/{repo}/blobs/uploads/{id}"))
+}
+
+/// The `Range` of an upload: first and last byte, without a unit. Docker computes a layer's size
+/// from it, so it must be exact; nothing received is `0-0`, which Docker can parse.
+fn received(offset: u64) -> String {
+    format!("0-{}", offset.saturating_sub(1))
+}
+
+fn accepted(call: &Call, repo: &RepoName, id: SessionId, offset: u64) -> Reply {
+    reply(StatusCode::ACCEPTED)
+        .insert_header((header::LOCATION, location(call, repo, id)))
+        .insert_header((header::RANGE, received(offset)))
+        .insert_header((UPLOAD_UUID, id.to_string()))
+        .empty()
+        .into()
+}
+
+fn created(call: &Call, repo: &RepoName, digest: &Digest) -> Reply {
+    reply(StatusCode::CREATED)
+        .insert_header((header::LOCATION, call.url(&format!("/v2/{repo}/blobs/{digest}"))))
+        .insert_header((CONTENT_DIGEST, digest_value(digest)))
+        .empty()
+        .into()
+}

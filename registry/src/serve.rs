@@ -1,0 +1,163 @@
+//! Putting the parts together and running them until a signal.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_server::ServerHandle;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Config, Purge};
+use crate::content::Content;
+use crate::http::{Bound, Server, ServerError, State};
+use crate::observe::Metrics;
+use crate::records::{Records, sqlite};
+use crate::store::{Disk, OpenError};
+
+/// Why the registry does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    #[error(transparent)]
+    Records(#[from] sqlite::OpenError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("the runtime failed: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+/// A registry that serves.
+pub struct Started {
+    pub address: SocketAddr,
+    pub state: Arc<State>,
+    server: Server,
+    records: Arc<dyn Records>,
+    purge: Option<Purge>,
+}
+
+impl std::fmt::Debug for Started {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Started").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// Opens the store and begins to serve. Must be called on an actix runtime.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn start(config: &Config) -> Result<Started, ServeError> {
+    // The socket first: a port in use should be said before the directory is touched.
+    let bound = Bound::new(&config.addr)?;
+    let address = bound.address()?;
+    raise_descriptor_limit();
+    let disk = Arc::new(Disk::open(&config.root, &config.store)?);
+    let records: Arc<dyn Records> =
+        Arc::new(sqlite::SqliteRecords::open(&config.root, &sqlite::Options::default())?);
+    let content = Content::new(disk, Arc::clone(&records), config.policy);
+    let metrics = Arc::new(Metrics::default());
+    let state = Arc::new(State::new(content, metrics, config.http.clone()));
+    let workers = config
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+        .max(1);
+    let server = Server::start(Arc::clone(&state), bound, config.limits, workers)?;
+    Ok(Started { address, state, server, records, purge: config.purge })
+}
+
+impl Started {
+    /// For stopping it from elsewhere.
+    pub fn handle(&self) -> ServerHandle {
+        self.server.handle()
+    }
+
+    /// Serves until it is stopped, then closes the records.
+    ///
+    /// # Errors
+    /// [`ServeError::Server`].
+    pub async fn wait(self) -> Result<(), ServeError> {
+        let purge = self.purge.map(|purge| {
+            let state = Arc::clone(&self.state);
+            actix_rt::spawn(async move { purge_forever(&state, purge).await })
+        });
+        let ended = self.server.wait().await;
+        if let Some(purge) = purge {
+            purge.abort();
+        }
+        if let Err(error) = self.records.close().await {
+            tracing::error!(%error, "the records could not be closed; nothing acknowledged is lost");
+        }
+        Ok(ended?)
+    }
+}
+
+/// Runs the registry until SIGTERM or SIGINT, then lets running requests end.
+///
+/// # Errors
+/// See [`ServeError`].
+pub fn serve(config: &Config) -> Result<(), ServeError> {
+    actix_rt::System::new().block_on(async {
+        let started = start(config)?;
+        tracing::info!(
+            address = %started.address,
+            root = %config.root.display(),
+            version = env!("CARGO_PKG_VERSION"),
+            "serving"
+        );
+        if !started.address.ip().is_loopback() {
+            tracing::warn!(
+                "anybody who reaches this address can push and delete: no accounts are configured"
+            );
+        }
+        stop_on_signal(&started)?;
+        started.wait().await?;
+        tracing::info!("stopped");
+        Ok(())
+    })
+}
+
+fn stop_on_signal(started: &Started) -> Result<(), ServeError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (state, handle) = (Arc::clone(&started.state), started.handle());
+    actix_rt::spawn(async move {
+        let graceful = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(signal = graceful, "stopping: running requests may end");
+        state.drain();
+        let stopping = actix_rt::spawn(handle.stop(true));
+        // Whoever asks twice does not want to wait.
+        tokio::select! {
+            _ = stopping => {}
+            _ = interrupt.recv() => handle.stop(false).await,
+        }
+    });
+    Ok(())
+}
+
+async fn purge_forever(state: &State, purge: Purge) {
+    // At start too: what a crash left behind is old already.
+    let mut ticks = tokio::time::interval(purge.interval.max(Duration::from_secs(1)));
+    loop {
+        ticks.tick().await;
+        match state.content().purge_uploads(purge.age).await {
+            Ok(0) => {}
+            Ok(purged) => tracing::info!(purged, "dropped uploads that nobody went on with"),
+            Err(error) => tracing::warn!(%error, "could not look for abandoned uploads"),
+        }
+    }
+}
+
+/// Every connection, upload and download is a descriptor; the default soft limit is 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
+}
