@@ -12,8 +12,9 @@ use shared::{Digest, Reference, RepoName, Tag};
 use super::stamps::Stamps;
 use super::{
     BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, Missing,
-    Page, PutManifest, PutManifestError, PutOutcome, Records, RecordsError, ReferrerPage, RepoBlob,
-    RepoUsage, Result, ReviewCursor, ReviewScope, Reviewed, StoredManifest, Waiting,
+    Page, PutManifest, PutManifestError, PutOutcome, Reclaimable, Records, RecordsError,
+    ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope, Reviewed, StoredManifest,
+    Waiting,
 };
 
 /// See the module.
@@ -123,6 +124,7 @@ impl Facts {
         if !facts.links.contains_key(digest) {
             facts.break_promise(digest);
         }
+        self.forget_digests();
         true
     }
 
@@ -176,6 +178,23 @@ impl Facts {
     fn settle(&mut self, entry: &Review, reviewed: &mut Reviewed) {
         self.reviews.remove(entry);
         reviewed.settled += 1;
+    }
+
+    /// Drops the reviews of digests that nothing refers to: a later blob of the same digest starts
+    /// its life anew.
+    fn forget_digests(&mut self) {
+        let (blobs, repos) = (&self.blobs, &self.repos);
+        let refers = |manifest: &Manifest, digest: &Digest| {
+            let subject = manifest.push.referrer.as_ref().map(|referrer| &referrer.subject);
+            manifest.names(digest) || subject == Some(digest)
+        };
+        self.reviews.retain(|(_, _, digest)| {
+            blobs.contains_key(digest)
+                || repos.values().any(|repo| {
+                    repo.manifests.contains_key(digest)
+                        || repo.manifests.values().any(|manifest| refers(manifest, digest))
+                })
+        });
     }
 
     fn record(&self, digest: &Digest) -> Option<BlobRecord> {
@@ -558,12 +577,8 @@ impl Records for MemoryRecords {
 
     async fn waiting(&self) -> Result<Waiting> {
         let facts = self.facts();
-        let condemned: BTreeSet<(GcTime, &Digest)> = facts
-            .repos
-            .values()
-            .flat_map(|repo| &repo.links)
-            .filter_map(|(digest, at)| Some(((*at)?, digest)))
-            .collect();
+        let condemned: Vec<GcTime> =
+            facts.repos.values().flat_map(|repo| repo.links.values().copied().flatten()).collect();
         let has_live_link = |digest: &Digest| {
             facts.repos.values().any(|repo| matches!(repo.links.get(digest), Some(None)))
         };
@@ -581,11 +596,34 @@ impl Records for MemoryRecords {
                 .filter(|blob| blob.state == BlobState::Live)
                 .map(|blob| blob.size)
                 .sum(),
-            condemned_first: condemned.first().map(|link| link.0),
-            condemned_last: condemned.last().map(|link| link.0),
+            condemned_first: condemned.iter().min().copied(),
+            condemned_last: condemned.iter().max().copied(),
             rescued: facts.rescued,
             removing: in_state(BlobState::Removing),
             quarantined: in_state(BlobState::Quarantined),
+        })
+    }
+
+    async fn reclaimable(&self, grace: Duration) -> Result<Reclaimable> {
+        let now = self.clock.now();
+        let facts = self.facts();
+        let goes = |digest: &Digest| {
+            facts.repos.values().all(|repo| match repo.links.get(digest) {
+                Some(condemned) => {
+                    !repo.names(digest) && condemned.unwrap_or(now).after(grace) <= now
+                }
+                None => true,
+            })
+        };
+        let queued: BTreeSet<&Digest> = facts.reviews.iter().map(|review| &review.2).collect();
+        let blobs: Vec<&Blob> = queued
+            .into_iter()
+            .filter(|digest| goes(digest))
+            .filter_map(|digest| facts.blobs.get(digest))
+            .collect();
+        Ok(Reclaimable {
+            blobs: blobs.len() as u64,
+            bytes: blobs.iter().map(|blob| blob.size).sum(),
         })
     }
 
@@ -603,6 +641,7 @@ impl Records for MemoryRecords {
         let mut facts = self.facts();
         if facts.blobs.get(digest).is_some_and(|blob| blob.state == BlobState::Removing) {
             facts.blobs.remove(digest);
+            facts.forget_digests();
         }
         Ok(())
     }

@@ -27,6 +27,8 @@
 //! until after the last change here.
 
 mod clock;
+#[cfg(test)]
+mod histories;
 pub mod memory;
 pub mod sqlite;
 mod stamps;
@@ -243,6 +245,13 @@ pub struct Waiting {
     pub removing: u64,
     /// Blobs found rotten and not yet healed.
     pub quarantined: u64,
+}
+
+/// What could be freed. See [`Records::reclaimable`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reclaimable {
+    pub blobs: u64,
+    pub bytes: u64,
 }
 
 /// What the records know about a blob, whoever links it.
@@ -493,6 +502,10 @@ pub trait Records: Send + Sync + 'static {
 
     /// What waits. Cost: proportional to what waits.
     async fn waiting(&self) -> Result<Waiting>;
+
+    /// What a round over everything queued would free now, under this grace. Cost: proportional to
+    /// what waits.
+    async fn reclaimable(&self, grace: Duration) -> Result<Reclaimable>;
 
     /// Begins to remove a blob: true if no link to it exists, and then nothing can link it before
     /// it is published anew. Call under the digest's lock, then remove the file, then

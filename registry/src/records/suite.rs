@@ -294,8 +294,13 @@ async fn an_upload_that_nobody_names_goes_after_review_and_grace(s: &Subject) {
     let waiting = s.records.waiting().await.unwrap();
     assert_eq!((waiting.condemned_links, waiting.condemned_bytes, waiting.reviews), (1, 3, 1));
 
+    let now = Reclaimable { blobs: 1, bytes: 3 };
+    assert_eq!(s.records.reclaimable(24 * HOUR).await.unwrap(), Reclaimable::default());
+    assert_eq!(s.records.reclaimable(Duration::ZERO).await.unwrap(), now);
+
     (s.advance)(23 * HOUR);
     assert_eq!(s.review(24 * HOUR).await.unlinked, 0);
+    assert_eq!(s.records.reclaimable(22 * HOUR).await.unwrap(), now);
     (s.advance)(HOUR);
     assert_eq!(s.review(24 * HOUR).await.unlinked, 1);
     assert_eq!(s.holds("a", "one").await, None);

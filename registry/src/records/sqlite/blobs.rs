@@ -6,6 +6,7 @@ use shared::{Digest, RepoName};
 use super::ids::{self, NameColumn, digest_bytes, name_text};
 use super::schema::{REVIEW_BLOB, REVIEW_LINK, STATE_LIVE, STATE_QUARANTINED, STATE_REMOVING};
 use super::writer::{Change, Outcome};
+use crate::failpoint::fail_point;
 use crate::records::{GcTime, RepoBlob};
 
 /// A link as it stands.
@@ -63,6 +64,9 @@ pub(super) fn turn_live(
     repo: &RepoName,
     link: &Link,
 ) -> rusqlite::Result<()> {
+    if fail_point!("rescue", off) {
+        return Ok(());
+    }
     change
         .connection
         .prepare_cached("UPDATE link SET condemned_at = NULL WHERE blob = ?1 AND repo = ?2")?

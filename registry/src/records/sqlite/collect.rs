@@ -1,12 +1,15 @@
 //! Reviews: the state machine of links, and what waits in it.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::blobs::{self, limit, queue_review};
 use super::ids;
 use super::schema::{REVIEW_BLOB, REVIEW_LINK, STATE_LIVE, STATE_QUARANTINED, STATE_REMOVING};
 use super::writer::Change;
-use crate::records::{GcTime, ReviewCursor, ReviewScope, Reviewed, Waiting};
+use crate::failpoint::fail_point;
+use crate::records::{GcTime, Reclaimable, ReviewCursor, ReviewScope, Reviewed, Waiting};
 
 /// One entry of the queue; its order is the queue's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,9 @@ pub(super) fn review(change: &mut Change<'_>, scope: &ReviewScope) -> rusqlite::
     let after = scope.after.as_ref().and_then(Review::from_cursor).unwrap_or(Review::START);
     let queue = queued(change.connection, after, until, scope.max)?;
     let mut reviewed = Reviewed::default();
+    if !queue.is_empty() || is_waiting(change.connection)? {
+        change.keep_time();
+    }
     if queue.len() == scope.max {
         reviewed.next = queue.last().map(|last| last.cursor());
     }
@@ -46,6 +52,10 @@ pub(super) fn review(change: &mut Change<'_>, scope: &ReviewScope) -> rusqlite::
         }
     }
     Ok(reviewed)
+}
+
+fn is_waiting(c: &Connection) -> rusqlite::Result<bool> {
+    c.prepare_cached("SELECT EXISTS (SELECT 1 FROM review)")?.query_row([], |row| row.get(0))
 }
 
 fn queued(
@@ -106,7 +116,8 @@ fn review_link(
         return settle(c, entry, reviewed);
     }
     let since = condemned_at.map_or(change.now, GcTime::from_millis);
-    let due = since.after(scope.grace);
+    let grace = if fail_point!("grace", off) { Duration::ZERO } else { scope.grace };
+    let due = since.after(grace);
     if due <= change.now {
         remove_link(change, entry)?;
         reviewed.unlinked += 1;
@@ -165,6 +176,27 @@ fn review_blob(c: &Connection, entry: Review, reviewed: &mut Reviewed) -> rusqli
         reviewed.removable.push(digest);
     }
     Ok(())
+}
+
+/// Blobs and bytes that a round of everything would free, under this grace.
+pub(super) fn reclaimable(
+    c: &Connection,
+    now: GcTime,
+    grace: Duration,
+) -> rusqlite::Result<Reclaimable> {
+    let before = now.as_millis().checked_sub(GcTime::default().after(grace).as_millis());
+    let before = before.map_or(-1, |millis| i64::try_from(millis).unwrap_or(i64::MAX));
+    c.prepare_cached(
+        "SELECT count(*), coalesce(sum(d.size), 0) FROM (SELECT DISTINCT digest FROM review) v
+         CROSS JOIN digest d ON d.id = v.digest
+         WHERE d.state IS NOT NULL AND NOT EXISTS (
+             SELECT 1 FROM link l WHERE l.blob = d.id AND (
+                 coalesce(l.condemned_at, ?1) > ?2
+                 OR EXISTS (SELECT 1 FROM edge e WHERE e.child = l.blob AND e.repo = l.repo)))",
+    )?
+    .query_row(params![now.as_millis(), before], |row| {
+        Ok(Reclaimable { blobs: row.get(0)?, bytes: row.get(1)? })
+    })
 }
 
 pub(super) fn waiting(c: &Connection, rescued: u64) -> rusqlite::Result<Waiting> {

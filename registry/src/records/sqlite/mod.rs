@@ -29,8 +29,8 @@ pub use self::schema::OpenError;
 use self::writer::{Outcome, Shared, Writer};
 use super::{
     BlobRecord, CheckCursor, CheckPage, GcClock, GcTime, Page, PutManifest, PutManifestError,
-    PutOutcome, Records, RecordsError, ReferrerPage, RepoBlob, RepoUsage, Result, ReviewScope,
-    Reviewed, StoredManifest, Waiting,
+    PutOutcome, Reclaimable, Records, RecordsError, ReferrerPage, RepoBlob, RepoUsage, Result,
+    ReviewScope, Reviewed, StoredManifest, Waiting,
 };
 
 /// The database's name in its directory.
@@ -241,6 +241,11 @@ impl Records for SqliteRecords {
     async fn waiting(&self) -> Result<Waiting> {
         let rescued = self.shared.rescued.load(Ordering::Relaxed);
         self.readers.read(move |c| collect::waiting(c, rescued)).await
+    }
+
+    async fn reclaimable(&self, grace: Duration) -> Result<Reclaimable> {
+        let now = self.gc_now();
+        self.readers.read(move |c| collect::reclaimable(c, now, grace)).await
     }
 
     async fn begin_removal(&self, digest: &Digest) -> Result<bool> {

@@ -44,9 +44,10 @@ const TABLES: &str = "
 
     -- digest: one byte for the algorithm, then the raw hash.
     -- manifests: how many manifests have it as their own digest or as their subject.
-    -- size, state: of the blob, if there is one. A row goes when nothing refers to it any more.
+    -- size, state: of the blob, if there is one. A row goes when nothing refers to it any more, and
+    -- its number is not given again: a review may still be queued under it.
     CREATE TABLE digest(
-        id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, manifests INTEGER NOT NULL DEFAULT 0,
+        id INTEGER PRIMARY KEY AUTOINCREMENT, digest BLOB NOT NULL UNIQUE, manifests INTEGER NOT NULL DEFAULT 0,
         size INTEGER, state INTEGER);
     CREATE INDEX blob_unsettled ON digest(state) WHERE state > 0;
 

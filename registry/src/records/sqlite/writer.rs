@@ -49,6 +49,7 @@ struct Notes {
     touched: Vec<RepoName>,
     touched_all: bool,
     rescued: u64,
+    keep_time: bool,
 }
 
 impl Change<'_> {
@@ -60,6 +61,12 @@ impl Change<'_> {
     /// Says so of every repository.
     pub(super) fn touch_all(&mut self) {
         self.notes.touched_all = true;
+    }
+
+    /// Asks for the clock to be stored, though nothing else may change: something waits for time to
+    /// pass, and a restart should not make it wait again.
+    pub(super) fn keep_time(&mut self) {
+        self.notes.keep_time = true;
     }
 
     /// Counts condemned links that turned live.
@@ -267,6 +274,7 @@ impl Thread {
                 change.notes.touched.extend(notes.touched);
                 change.notes.touched_all |= notes.touched_all;
                 change.notes.rescued += notes.rescued;
+                change.notes.keep_time |= notes.keep_time;
             }
             if let Err(error) = result {
                 // FULL, IOERR, NOMEM and BUSY may have rolled back the whole transaction and with
@@ -279,7 +287,7 @@ impl Thread {
             }
         }
         let (now, notes) = (change.now, change.notes);
-        if let Err(error) = self.finish(now) {
+        if let Err(error) = self.finish(now, notes.keep_time) {
             if !self.connection.is_autocommit() {
                 let _ = self.connection.execute_batch("ROLLBACK");
             }
@@ -289,9 +297,10 @@ impl Thread {
         Attempt::Done(failed)
     }
 
-    /// Stores the clock if it is time, and commits.
-    fn finish(&mut self, now: GcTime) -> rusqlite::Result<()> {
-        let save_clock = now.since(self.saved_clock) > CLOCK_LAG_MAX;
+    /// Stores the clock if it is time, and commits. Without a change that is nothing: an idle
+    /// registry leaves the disk alone.
+    fn finish(&mut self, now: GcTime, keep_time: bool) -> rusqlite::Result<()> {
+        let save_clock = keep_time && now.since(self.saved_clock) > CLOCK_LAG_MAX;
         if save_clock {
             schema::set_meta(&self.connection, "gc_clock", to_sql(now))?;
         }
