@@ -162,10 +162,8 @@ impl Drop for World {
     fn drop(&mut self) {
         // Asked to stop, the engine unmounts what it mounted.
         if self.dockerd.stop(Duration::from_secs(20)).is_ok() {
-            let _ = process::shell(
-                "umount -l \"$1\"/* 2>/dev/null || true",
-                &[self.scratch.join("docker")],
-            );
+            let netns = self.scratch.join("docker/exec/netns/default");
+            let _ = process::shell("umount -l \"$1\" 2>/dev/null || true", &[netns]);
             self.leftovers.done();
         }
     }

@@ -1,0 +1,29 @@
+//! The differences that the documentation owns up to.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+
+pub(crate) const PATH: &str = "docs/from-docker.md";
+
+/// The heading above the table.
+const HEADING: &str = "## Lines that answer differently";
+
+/// Names in the first column of the table; each row says what Docker does, what rrun does, and why.
+pub(crate) fn listed_differences() -> Result<BTreeSet<String>> {
+    let text = fs::read_to_string(conformance::workspace().join(PATH)).context(PATH)?;
+    let (_, section) =
+        text.split_once(HEADING).with_context(|| format!("{PATH} has no {HEADING:?}"))?;
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let mut names = BTreeSet::new();
+    for row in section.lines().filter_map(|l| l.strip_prefix("| `")) {
+        let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").map(str::trim).collect();
+        ensure!(
+            cells.len() == 4 && cells.iter().all(|c| !c.is_empty()),
+            "a row without reasons: {row}"
+        );
+        names.insert(cells[0].trim_end_matches('`').to_owned());
+    }
+    Ok(names)
+}
