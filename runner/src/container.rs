@@ -64,7 +64,7 @@ pub struct ImageUse {
 }
 
 /// Mode, owner and extended attributes of a directory.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootAttributes {
     pub mode: u32,
     pub uid: u32,

@@ -169,6 +169,11 @@ pub(crate) fn file_name(digest: &Digest) -> String {
     format!("{}-{}", digest.algorithm(), digest.hex())
 }
 
+/// `layers/sha256-<hex>`
+pub(crate) fn layer_path(diff_id: &DiffId) -> String {
+    format!("layers/{}", file_name(&diff_id.0))
+}
+
 /// The reverse of [`file_name`].
 pub(crate) fn digest_of(file_name: &str) -> Option<Digest> {
     file_name.replacen('-', ":", 1).parse().ok()
@@ -180,7 +185,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSuchLayer`] where it is missing or cannot be trusted after a power cut.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Layer, StoreError> {
-        match self.find_whole(&format!("layers/{}", file_name(&diff_id.0)))? {
+        match self.find_whole(&layer_path(diff_id))? {
             Some(dir) => Ok(Layer { diff_id: diff_id.clone(), dir }),
             None => Err(StoreError::NoSuchLayer(diff_id.clone())),
         }

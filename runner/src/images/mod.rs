@@ -28,8 +28,11 @@
 //! while holding `lock`. flock only: POSIX locks vanish when any descriptor of the file is closed.
 
 pub mod containers;
+mod durable;
 mod error;
 mod files;
+mod fixups;
+mod ingest;
 mod layer;
 mod lock;
 mod record;
@@ -42,10 +45,14 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 pub use self::containers::{ContainerDir, new_container_id};
+pub(crate) use self::durable::sync_worker;
 pub use self::error::{InUse, StoreError};
+pub(crate) use self::files::write_all;
+pub(crate) use self::ingest::{LayerLock, Locking, Part, Staging};
+pub(crate) use self::layer::layer_path;
 pub use self::layer::{Attributes, Layer, LayerFacts};
 pub use self::lock::{Hold, Lease};
-pub use self::record::{Image, familiar_name};
+pub use self::record::{Image, familiar_name, repository_of};
 
 /// The layout of the store that this program writes.
 pub const FORMAT: u32 = 1;

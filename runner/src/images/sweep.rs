@@ -1,6 +1,8 @@
 //! Removal: what nothing reaches any more goes to `trash/`, and is deleted from there.
 
-use super::{Store, StoreError, files};
+use rustix::io::Errno;
+
+use super::{Store, StoreError, files, lock};
 
 impl Store {
     /// Takes something away under its public name. Deciding that it may go is the caller's.
@@ -15,6 +17,32 @@ impl Store {
             // What remains is deleted by the next command.
             let _ = self.empty_trash();
         }
+    }
+
+    /// Takes away the working directories of processes that died, and empties the trash.
+    pub fn tidy(&self) -> Result<(), StoreError> {
+        let what = || StoreError::io("tidy the store");
+        if !files::names(self.dir(), "work").map_err(what())?.is_empty() {
+            let _hold = self.hold_exclusive()?;
+            self.abandon_work()?;
+        }
+        self.empty_trash()
+    }
+
+    /// With `lock` held exclusively: whoever works holds the lock of its directory.
+    fn abandon_work(&self) -> Result<(), StoreError> {
+        let what = || StoreError::io("tidy the store");
+        for name in files::names(self.dir(), "work").map_err(what())? {
+            let path = format!("work/{name}");
+            let dir = match files::open_dir(self.dir(), &path) {
+                Err(Errno::NOENT) => continue,
+                other => other.map_err(what())?,
+            };
+            if lock::try_exclusive(&dir).map_err(what())? {
+                self.to_trash(&path).map_err(what())?;
+            }
+        }
+        Ok(())
     }
 
     /// Deletes what lies in `trash/`.

@@ -1,8 +1,20 @@
 //! From a registry into the store. The only part of the runner that is async.
 
+mod challenge;
+mod client;
+mod error;
+mod layer;
+mod local;
+mod progress;
+mod registry;
+mod resolve;
+
+use shared::ImageRef;
 use shared::manifest::Platform;
 
-use crate::images::{Image, Lease, Store, StoreError};
+pub use self::error::{PullError, human_bytes};
+pub use self::resolve::{parse_platform, platform_text};
+use crate::images::{Image, Lease, Store};
 
 /// When the registry is asked. `--pull`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,33 +76,35 @@ pub struct ProgressOptions {
     pub quiet: bool,
 }
 
-/// Why an image did not come into the store.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("not built yet")]
-    NotBuilt,
-}
-
-impl PullError {
-    /// What to do about it: lines for `hint:`.
-    pub fn hints(&self) -> Vec<String> {
-        match self {
-            Self::Store(error) => error.hints(),
-            Self::NotBuilt => Vec::new(),
-        }
-    }
-}
-
 /// The image that `text` names (a reference, or the id of a local image), with all of its layers
 /// whole in the store, and a lease that keeps it there: hold it until the container's record is
 /// written. Blocks; runs a runtime of its own where the registry has to be asked.
+///
+/// # Errors
+/// See [`PullError`]. Whatever failed, nothing unverified stays in the store but resumable parts.
 pub fn ensure(
     store: &Store,
     text: &str,
     options: &PullOptions,
 ) -> Result<(Image, Lease), PullError> {
-    let _ = (store, text, options);
-    Err(PullError::NotBuilt)
+    let asks_first = matches!(options.policy, PullPolicy::Always | PullPolicy::Newer);
+    let local = local::find(store, text, options)?;
+    if let (Some(found), false) = (&local, asks_first) {
+        return found.image(store, options);
+    }
+    if options.policy == PullPolicy::Never {
+        return Err(PullError::NotLocal(text.into()));
+    }
+    let name: ImageRef =
+        text.parse().map_err(|source| PullError::Reference { text: text.into(), source })?;
+    // Nothing of a pull that was killed stays for longer than until the next one.
+    store.tidy()?;
+    let pulled = registry::pull(store, &name, options);
+    match (pulled, local) {
+        (Err(error), Some(found)) if options.policy == PullPolicy::Newer => {
+            tracing::warn!(%error, "the registry cannot be asked; using the local image");
+            found.image(store, options)
+        }
+        (pulled, _) => pulled,
+    }
 }

@@ -1,0 +1,396 @@
+//! Speaking to one registry about one repository.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{self, HeaderMap, HeaderValue};
+use reqwest::{Method, Response, StatusCode, Url};
+use shared::error_code::ErrorBody;
+use shared::{ImageRef, media_type};
+
+use super::challenge::{self, Bearer};
+use super::{PullError, PullOptions};
+
+/// Manifests, and answers that are read whole. Source: distribution-spec, "Pushing Manifests":
+/// clients and registries agree on 4 MiB.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+const TOKEN_BYTES_MAX: u64 = 1 << 20;
+const REDIRECTS_MAX: usize = 5;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Nothing arrives for so long: the connection is dead. No limit on the whole, layers are large.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where Docker Hub's API is.
+const DOCKER_HUB: &str = "registry-1.docker.io";
+
+pub(crate) struct Client {
+    http: reqwest::Client,
+    image: ImageRef,
+    /// Schemes to try, in order, and the one that answered.
+    schemes: Vec<&'static str>,
+    settled: OnceLock<&'static str>,
+    token: Mutex<Option<HeaderValue>>,
+}
+
+/// A request that did not get an answer worth reading.
+enum Failed {
+    /// The next scheme may do better.
+    Transport(reqwest::Error),
+    Final(PullError),
+}
+
+impl Client {
+    pub(crate) fn new(image: &ImageRef, options: &PullOptions) -> Result<Self, PullError> {
+        let loopback = image.is_loopback();
+        let schemes = match (options.plain_http, loopback, options.tls_verify) {
+            (true, ..) => vec!["http"],
+            (_, true, _) => vec!["http", "https"],
+            (_, _, false) => vec!["https", "http"],
+            _ => vec!["https"],
+        };
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("rrun/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT);
+        if loopback {
+            builder = builder.no_proxy();
+        }
+        if loopback || options.plain_http || !options.tls_verify {
+            // A certificate for `localhost` proves nothing that the address does not.
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        } else {
+            builder = builder.tls_certs_merge(extra_certificates(&image.registry));
+        }
+        let http = builder.build().map_err(|error| PullError::Protocol {
+            image: image.to_string(),
+            registry: image.registry.clone(),
+            why: format!("cannot be spoken to: {}", causes(&error)),
+        })?;
+        Ok(Self {
+            http,
+            image: image.clone(),
+            schemes,
+            settled: OnceLock::new(),
+            token: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn image(&self) -> &ImageRef {
+        &self.image
+    }
+
+    /// One request below the repository (`manifests/latest`): logged in where the registry hands
+    /// out tokens to everybody, redirects followed. Answers 2xx, 206 and 416; the rest are errors.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+    ) -> Result<Response, PullError> {
+        let response = self.send_any(&method, path, &headers).await?;
+        let status = response.status();
+        if status != StatusCode::UNAUTHORIZED {
+            return self.checked(response).await;
+        }
+        let challenge = response
+            .headers()
+            .get_all(header::WWW_AUTHENTICATE)
+            .iter()
+            .find_map(|value| challenge::bearer(value.to_str().ok()?));
+        let Some(challenge) = challenge else { return self.checked(response).await };
+        self.fetch_token(&challenge).await?;
+        let response = self.send_any(&method, path, &headers).await?;
+        self.checked(response).await
+    }
+
+    /// Tries the schemes until one answers, and stays with it.
+    async fn send_any(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response, PullError> {
+        let schemes = match self.settled.get() {
+            Some(scheme) => std::slice::from_ref(scheme),
+            None => &self.schemes[..],
+        };
+        let mut first = None;
+        for scheme in schemes {
+            match self.follow(scheme, method, path, headers).await {
+                Ok(response) if self.is_tls_only(scheme, &response) => {}
+                Ok(response) => {
+                    // Set twice by requests in parallel, to the same.
+                    let _ = self.settled.set(scheme);
+                    return Ok(response);
+                }
+                Err(Failed::Final(error)) => return Err(error),
+                Err(Failed::Transport(error)) => drop(first.get_or_insert(error)),
+            }
+        }
+        Err(match first {
+            Some(error) => self.transport_error(&error),
+            None => self.protocol("wants TLS, and does not speak it well".into()),
+        })
+    }
+
+    /// Go's server and nginx answer plain HTTP on a TLS port with a 400 of their own.
+    fn is_tls_only(&self, scheme: &str, response: &Response) -> bool {
+        scheme == "http"
+            && self.schemes.contains(&"https")
+            && response.status() == StatusCode::BAD_REQUEST
+            && response.headers().get("docker-distribution-api-version").is_none()
+    }
+
+    async fn follow(
+        &self,
+        scheme: &str,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failed> {
+        let host = match self.image.registry.as_str() {
+            shared::reference::DEFAULT_REGISTRY => DOCKER_HUB,
+            host => host,
+        };
+        let url = format!("{scheme}://{host}/v2/{}/{path}", self.image.repository);
+        let origin = Url::parse(&url).map_err(|error| {
+            Failed::Final(self.protocol(format!("has an address that cannot be used: {error}")))
+        })?;
+        let mut url = origin.clone();
+        for _ in 0..=REDIRECTS_MAX {
+            let mut request =
+                self.http.request(method.clone(), url.clone()).headers(headers.clone());
+            // Only to where the token was asked for: whoever a redirect leads to has no business
+            // with it (CVE-2020-15157).
+            if same_origin(&url, &origin)
+                && let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner)
+            {
+                request = request.header(header::AUTHORIZATION, token.clone());
+            }
+            tracing::debug!(%method, url = %without_query(&url), "request");
+            let response = request.send().await.map_err(Failed::Transport)?;
+            tracing::debug!(status = response.status().as_u16(), "answer");
+            if !response.status().is_redirection() {
+                return Ok(response);
+            }
+            url = self.redirected(&url, &response).map_err(Failed::Final)?;
+        }
+        Err(Failed::Final(self.protocol(format!("redirects more than {REDIRECTS_MAX} times"))))
+    }
+
+    fn redirected(&self, from: &Url, response: &Response) -> Result<Url, PullError> {
+        let to = response
+            .headers()
+            .get(header::LOCATION)
+            .and_then(|location| location.to_str().ok())
+            .and_then(|location| from.join(location).ok())
+            .filter(|to| matches!(to.scheme(), "http" | "https"))
+            .ok_or_else(|| self.protocol("redirects to nowhere".into()))?;
+        if from.scheme() == "https" && to.scheme() == "http" {
+            let why = format!("redirects from TLS to plain HTTP ({})", without_query(&to));
+            return Err(self.protocol(why));
+        }
+        Ok(to)
+    }
+
+    /// Asks for a token without saying who we are.
+    async fn fetch_token(&self, challenge: &Bearer) -> Result<(), PullError> {
+        let bad = |why: String| self.protocol(why);
+        let mut realm = Url::parse(&challenge.realm)
+            .ok()
+            .filter(|realm| matches!(realm.scheme(), "http" | "https"))
+            .ok_or_else(|| bad("names a token server that cannot be used".into()))?;
+        if self.settled.get() == Some(&"https") && realm.scheme() == "http" {
+            return Err(bad("sends to a token server without TLS".into()));
+        }
+        let default = format!("repository:{}:pull", self.image.repository);
+        {
+            let mut query = realm.query_pairs_mut();
+            if let Some(service) = &challenge.service {
+                query.append_pair("service", service);
+            }
+            query.append_pair("scope", challenge.scope.as_deref().unwrap_or(&default));
+        }
+        let response = self
+            .http
+            .get(realm)
+            .send()
+            .await
+            .map_err(|error| bad(format!("needs its token server: {}", causes(&error))))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(self.login(status, &ErrorBody::default()));
+        }
+        let bytes = self.read_whole(response, TOKEN_BYTES_MAX).await?;
+        let answer: serde_json::Value = serde_json::from_slice(&bytes)
+            .map_err(|_| bad("has a token server whose answer cannot be read".into()))?;
+        let token = ["token", "access_token"]
+            .iter()
+            .find_map(|key| answer.get(key)?.as_str())
+            .and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok())
+            .ok_or_else(|| bad("has a token server that gives no token".into()))?;
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        Ok(())
+    }
+
+    async fn checked(&self, response: Response) -> Result<Response, PullError> {
+        let status = response.status();
+        if status.is_success() || status == StatusCode::RANGE_NOT_SATISFIABLE {
+            return Ok(response);
+        }
+        let body = self.read_whole(response, MANIFEST_BYTES_MAX).await.unwrap_or_default();
+        let said: ErrorBody = serde_json::from_slice(&body).unwrap_or_default();
+        let first = said.errors.first();
+        let code = first.map(|entry| printable(&entry.code)).filter(|code| !code.is_empty());
+        Err(match status {
+            StatusCode::NOT_FOUND => PullError::NotFound {
+                image: self.image.to_string(),
+                name: self.image.to_string(),
+                code: code.unwrap_or_else(|| "not found".into()),
+                tags: Vec::new(),
+            },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.login(status, &said),
+            _ => {
+                let message = first.map(|entry| printable(&entry.message));
+                let words: Vec<String> = code.into_iter().chain(message).collect();
+                let said = words.iter().map(|word| format!(" {word}")).collect();
+                PullError::Status {
+                    image: self.image.to_string(),
+                    registry: self.image.registry.clone(),
+                    status: status.as_u16(),
+                    said,
+                }
+            }
+        })
+    }
+
+    fn login(&self, status: StatusCode, said: &ErrorBody) -> PullError {
+        let code = said.errors.first().map(|entry| printable(&entry.code));
+        PullError::Login {
+            registry: self.image.registry.clone(),
+            repository: self.image.repository.to_string(),
+            status: status.as_u16(),
+            code: code
+                .filter(|code| !code.is_empty())
+                .unwrap_or_else(|| status.canonical_reason().unwrap_or("").to_owned()),
+        }
+    }
+
+    /// A body of bounded size.
+    pub(crate) async fn read_whole(
+        &self,
+        mut response: Response,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>, PullError> {
+        let mut body = Vec::new();
+        loop {
+            let chunk = response.chunk().await.map_err(|error| self.transport_error(&error))?;
+            let Some(chunk) = chunk else { return Ok(body) };
+            if (body.len() + chunk.len()) as u64 > bytes_max {
+                return Err(self.protocol(format!("answered with more than {bytes_max} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+    }
+
+    /// The tags of the repository, for a suggestion; none where they cannot be had.
+    pub(crate) async fn tags(&self) -> Vec<String> {
+        #[derive(serde::Deserialize)]
+        struct Tags {
+            tags: Vec<String>,
+        }
+        let Ok(response) = self.send(Method::GET, "tags/list?n=100", HeaderMap::new()).await else {
+            return Vec::new();
+        };
+        let body = self.read_whole(response, MANIFEST_BYTES_MAX).await.unwrap_or_default();
+        serde_json::from_slice::<Tags>(&body)
+            .map(|list| {
+                list.tags.into_iter().filter(|t| t.parse::<shared::Tag>().is_ok()).collect()
+            })
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn protocol(&self, why: String) -> PullError {
+        let (image, registry) = (self.image.to_string(), self.image.registry.clone());
+        PullError::Protocol { image, registry, why }
+    }
+
+    pub(crate) fn transport_error(&self, error: &reqwest::Error) -> PullError {
+        let (image, registry) = (self.image.to_string(), self.image.registry.clone());
+        let why = causes(error);
+        if why.contains("Connection refused") {
+            PullError::Refused { image, registry }
+        } else if why.contains("corrupt message") || why.contains("InvalidContentType") {
+            PullError::PlainHttp { image, registry }
+        } else if why.contains("certificate") {
+            PullError::Certificate { registry, why }
+        } else {
+            PullError::Unreachable { image, registry, why }
+        }
+    }
+}
+
+/// Headers for whichever kind of manifest the registry has.
+pub(crate) fn accepts_manifests() -> HeaderMap {
+    const TYPES: [&str; 6] = [
+        media_type::OCI_INDEX,
+        media_type::OCI_MANIFEST,
+        media_type::DOCKER_LIST,
+        media_type::DOCKER_MANIFEST,
+        // Asked for, so that they are refused by name.
+        media_type::DOCKER_SCHEMA1_SIGNED,
+        media_type::DOCKER_SCHEMA1,
+    ];
+    TYPES.iter().map(|accept| (header::ACCEPT, HeaderValue::from_static(accept))).collect()
+}
+
+fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme()
+        && a.host_str() == b.host_str()
+        && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// Presigned addresses carry secrets in their query.
+fn without_query(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.into()
+}
+
+/// The innermost cause says what happened; the outer ones say that a request failed.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    printable(&innermost.to_string())
+}
+
+/// Text of a registry, without what a terminal would obey, and not without end.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(300).collect()
+}
+
+/// Authorities for this registry alone, from the places where podman and Docker look.
+/// Source: containers-certs.d(5).
+fn extra_certificates(registry: &str) -> Vec<reqwest::Certificate> {
+    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
+    let folders = ["/etc/containers/certs.d", "/etc/docker/certs.d"]
+        .into_iter()
+        .map(std::path::PathBuf::from)
+        .chain(home.map(|home| home.join(".config/containers/certs.d")));
+    let mut certificates = Vec::new();
+    for folder in folders.map(|folder| folder.join(registry)) {
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "crt")
+                && let Ok(bytes) = std::fs::read(&path)
+                && let Ok(bundle) = reqwest::Certificate::from_pem_bundle(&bytes)
+            {
+                certificates.extend(bundle);
+            }
+        }
+    }
+    certificates
+}

@@ -1,0 +1,195 @@
+//! Why an image did not come in, and what a person does about it.
+
+use shared::{Digest, ImageRef, InvalidReference};
+
+use crate::failure::Failure;
+use crate::images::StoreError;
+use crate::unpack::{Refusal, RefusalKind};
+
+/// Why an image did not come into the store.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{text} names no image")]
+    Reference { text: String, source: InvalidReference },
+    /// `--pull never`
+    #[error("no such image: {0}")]
+    NotLocal(String),
+    #[error("cannot pull {image}: nothing listens on {registry} (connection refused)")]
+    Refused { image: String, registry: String },
+    #[error("cannot pull {image}: {registry} cannot be reached: {why}")]
+    Unreachable { image: String, registry: String, why: String },
+    #[error("{registry} answered plain HTTP where TLS was expected")]
+    PlainHttp { image: String, registry: String },
+    #[error("{registry} certificate is not trusted: {why}")]
+    Certificate { registry: String, why: String },
+    #[error("{image} not found (404 {code})")]
+    NotFound { image: String, name: String, code: String, tags: Vec<String> },
+    #[error("{registry} needs a login to pull {repository} ({status} {code})")]
+    Login { registry: String, repository: String, status: u16, code: String },
+    #[error("cannot pull {image}: {registry} answered {status}{said}")]
+    Status { image: String, registry: String, status: u16, said: String },
+    #[error("cannot pull {image}: {registry} {why}")]
+    Protocol { image: String, registry: String, why: String },
+    #[error("{image} has no image for {wanted}; it has {}", available.join(", "))]
+    NoPlatform { image: String, wanted: String, available: Vec<String> },
+    #[error("{image} is not an image that can be run: {why}")]
+    Manifest { image: String, why: String },
+    #[error(
+        "layer {layer} of {image} is not distributed by registries (a foreign layer, as Windows images have)"
+    )]
+    Foreign { image: String, layer: Digest },
+    #[error("{what} arrived corrupt (got {got}); discarded, nothing was unpacked")]
+    Corrupt { image: String, what: String, got: String },
+    #[error("layer {layer} cannot be unpacked: {refusal}; nothing of it was kept")]
+    Unpack { layer: Digest, refusal: Refusal },
+    #[error("not enough space for {image}: {needed} more needed, {free} free on {}", root.display())]
+    NoSpace { image: String, needed: String, free: String, root: std::path::PathBuf },
+    #[error("cannot unpack layer {layer}: {why}")]
+    Worker { layer: Digest, why: String },
+}
+
+impl PullError {
+    /// What to do about it: lines for `hint:`.
+    pub fn hints(&self) -> Vec<String> {
+        match self {
+            Self::Store(error) => error.hints(),
+            Self::NotLocal(text) => vec![format!("rrun pull {text}")],
+            Self::Refused { .. } => vec!["start one with `registry serve`".into()],
+            Self::PlainHttp { image, .. } => vec![format!("rrun --plain-http {image}")],
+            Self::Certificate { registry, .. } => vec![
+                format!("put the CA in /etc/containers/certs.d/{registry}/ca.crt"),
+                "or, without any check: --tls-verify=false".into(),
+            ],
+            Self::NotFound { name, tags, .. } => not_found_hints(name, tags),
+            Self::Login { registry, .. } => vec![format!("rrun login {registry}")],
+            Self::NoPlatform { image, available, .. } => available
+                .first()
+                .map(|first| format!("rrun --platform {first} {image}   (needs qemu binfmt)"))
+                .into_iter()
+                .collect(),
+            Self::Corrupt { image, .. } => {
+                let repository = image
+                    .parse::<ImageRef>()
+                    .map_or_else(|_| image.clone(), |image| image.repository.to_string());
+                vec![format!("on the server: registry scrub --repo {repository}")]
+            }
+            Self::NoSpace { .. } => {
+                vec!["rrun image prune -a, or another disk: rrun --root DIR …".into()]
+            }
+            Self::Unpack { refusal, .. } if refusal.kind == RefusalKind::Hostile => {
+                vec!["the image is built wrongly, or against you: do not run it".into()]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn not_found_hints(name: &str, tags: &[String]) -> Vec<String> {
+    if tags.is_empty() {
+        return Vec::new();
+    }
+    let shown = tags.iter().rev().take(5).cloned().collect::<Vec<_>>().join(", ");
+    let wanted = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+    let nearest = tags.iter().min_by_key(|tag| distance(wanted, tag));
+    match nearest.filter(|tag| distance(wanted, tag) <= 2) {
+        Some(nearest) => vec![format!("did you mean `{nearest}`? tags there: {shown}")],
+        None => vec![format!("tags there: {shown}")],
+    }
+}
+
+/// How many letters have to be changed, added or removed (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(letter != *other);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl From<PullError> for Failure {
+    fn from(error: PullError) -> Self {
+        let mut failure = Failure::new(error.to_string());
+        if let Some(source) = std::error::Error::source(&error) {
+            failure = failure.because(source);
+        }
+        for hint in error.hints() {
+            failure = failure.hint(hint);
+        }
+        failure
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let mut failure = Failure::new(error.to_string());
+        if let Some(source) = std::error::Error::source(&error) {
+            failure = failure.because(source);
+        }
+        for hint in error.hints() {
+            failure = failure.hint(hint);
+        }
+        failure
+    }
+}
+
+/// Bytes as people read them: `12.1MB`, the units and three digits of Docker.
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    // `%.3g` of C, without its trailing zeros.
+    let decimals = match value {
+        v if v >= 99.95 => 0,
+        v if v >= 9.995 => 1,
+        _ => 2,
+    };
+    let mut text = format!("{value:.decimals$}");
+    if text.contains('.') {
+        text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    text + UNITS[unit]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_as_docker_writes_them() {
+        for (bytes, want) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1kB"),
+            (1234, "1.23kB"),
+            (12_345_678, "12.3MB"),
+            (123_456_789, "123MB"),
+            (72_800_000, "72.8MB"),
+            (4_000_000_000, "4GB"),
+        ] {
+            assert_eq!(human_bytes(bytes), want);
+        }
+    }
+
+    #[test]
+    fn near_tags_are_suggested() {
+        assert_eq!(distance("lates", "latest"), 1);
+        assert_eq!(distance("", "abc"), 3);
+        let tags = ["1.0".to_owned(), "latest".to_owned()];
+        assert!(not_found_hints("localhost:5000/app:lates", &tags)[0].contains("`latest`"));
+        assert!(!not_found_hints("localhost:5000/app:zzzzzzz", &tags)[0].contains("mean"));
+    }
+}

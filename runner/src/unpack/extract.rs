@@ -1,0 +1,395 @@
+//! A tar becomes a tree in the form that overlayfs stacks.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use shared::{Algorithm, DiffId};
+
+use super::decode::Decoder;
+use super::entry::{self, Entry, Kind, padding};
+use super::limits::{DEPTH_MAX, Limits, PATH_BYTES_MAX, too_many_bytes, too_many_entries};
+use super::report::{Refusal, RefusalKind, Unpacked};
+use super::stream::Stream;
+use super::tree::{self, Tree, split};
+
+/// Marks a name as removed. Source: image-spec layer.md, "Whiteouts".
+const WHITEOUT: &[u8] = b".wh.";
+/// Marks a directory as opaque.
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Bookkeeping of aufs (`.wh..wh.plnk`, `.wh..wh.aufs`), which old layers contain.
+const AUFS: &[u8] = b".wh..wh.";
+
+pub(crate) struct Extractor<R: Read> {
+    stream: Stream<R>,
+    tree: Tree,
+    limits: Limits,
+    entries: u64,
+    bytes: u64,
+}
+
+impl<R: Read> Extractor<R> {
+    /// Writes into `root`, an empty directory.
+    pub(crate) fn new(
+        decoder: Decoder<R>,
+        algorithm: Algorithm,
+        root: OwnedFd,
+        opaque_mark: &'static str,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            stream: Stream::new(decoder, algorithm, limits.bytes),
+            tree: Tree::new(root, opaque_mark),
+            limits,
+            entries: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Reads to the end of the bytes.
+    pub(crate) fn run(mut self) -> Result<Unpacked, Refusal> {
+        if let Err(mut refusal) = self.entries() {
+            refusal.tar_bytes = self.stream.position();
+            return Err(refusal);
+        }
+        let (digest, tar_bytes) = self.stream.finish()?;
+        let finished = self.tree.finish()?;
+        Ok(Unpacked {
+            diff_id: DiffId(digest),
+            tar_bytes,
+            entries: self.entries,
+            bytes: self.bytes,
+            implied: finished.implied.iter().map(|path| super::path_to_text(path)).collect(),
+            root: finished.root,
+            opaque_root: finished.opaque_root,
+        })
+    }
+
+    fn entries(&mut self) -> Result<(), Refusal> {
+        while let Some(entry) = entry::next(&mut self.stream)? {
+            let name = entry.path.clone();
+            self.entry(entry).map_err(|refusal| refusal.at(&name))?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, entry: Entry) -> Result<(), Refusal> {
+        self.entries += 1;
+        if self.entries > self.limits.entries {
+            return Err(too_many_entries(self.limits.entries));
+        }
+        let path = normal_path(&entry.path)?;
+        let stored = entry.stored;
+        // A file consumes its own content; whatever else has some is passed over.
+        if !self.make(&path, entry)? {
+            self.stream.skip(stored)?;
+        }
+        self.stream.skip(padding(stored))
+    }
+
+    /// Makes one entry; answers whether it consumed its content.
+    fn make(&mut self, path: &[u8], entry: Entry) -> Result<bool, Refusal> {
+        if let Some(done) = self.whiteout(path)? {
+            return Ok(done);
+        }
+        if path.is_empty() && entry.kind != Kind::Directory {
+            return Err(Refusal::hostile("the root of the layer must be a directory"));
+        }
+        match entry.kind {
+            Kind::Directory => self.tree.give_directory(path, entry)?,
+            Kind::Regular => return self.file(path, &entry).map(|()| true),
+            Kind::HardLink => self.hard_link(path, &entry)?,
+            Kind::Symlink => self.symlink(path, &entry)?,
+            Kind::CharDevice if entry.device == (0, 0) => {
+                return Err(Refusal::hostile(
+                    "a character device 0:0, which overlayfs would take for a whiteout",
+                ));
+            }
+            Kind::CharDevice => self.node(path, &entry, FileType::CharacterDevice)?,
+            Kind::BlockDevice => self.node(path, &entry, FileType::BlockDevice)?,
+            Kind::Fifo => self.node(path, &entry, FileType::Fifo)?,
+            Kind::Other(letter) => {
+                let letter = super::path_to_text(&[letter]);
+                let why = format!("entries of type '{letter}' have no meaning in a layer");
+                return Err(Refusal::new(RefusalKind::Unsupported, why));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Acts on a name that is an instruction; none where it is an ordinary one.
+    fn whiteout(&mut self, path: &[u8]) -> Result<Option<bool>, Refusal> {
+        let (parent, name) = split(path);
+        if name == OPAQUE {
+            self.tree.make_opaque(parent)?;
+        } else if path.split(|&byte| byte == b'/').any(|part| part.starts_with(AUFS)) {
+            // Nothing of aufs' own shows in an image.
+        } else if let Some(hidden) = name.strip_prefix(WHITEOUT) {
+            if matches!(hidden, b"" | b"." | b"..") {
+                return Err(Refusal::hostile("a whiteout of no name"));
+            }
+            let hidden =
+                if parent.is_empty() { hidden.to_vec() } else { [parent, b"/", hidden].concat() };
+            self.tree.white_out(&hidden)?;
+        } else {
+            return Ok(None);
+        }
+        Ok(Some(false))
+    }
+
+    fn file(&mut self, path: &[u8], entry: &Entry) -> Result<(), Refusal> {
+        self.bytes = self.bytes.saturating_add(entry.size);
+        if self.bytes > self.limits.bytes {
+            return Err(too_many_bytes(self.limits.bytes));
+        }
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        let fd = self.tree.place(path, |dir, name| rustix::fs::openat(dir, name, flags, mode))?;
+        let write_failed = |error| Refusal::system("write it", error);
+        match &entry.sparse {
+            None => self.stream.copy(entry.stored, |bytes| {
+                crate::images::write_all(fd.as_fd(), bytes).map_err(write_failed)
+            })?,
+            Some(map) => {
+                for &(offset, length) in map {
+                    let mut at = offset;
+                    self.stream.copy(length, |bytes| {
+                        write_at(&fd, bytes, at).map_err(write_failed)?;
+                        at += bytes.len() as u64;
+                        Ok(())
+                    })?;
+                }
+                rustix::fs::ftruncate(&fd, entry.size).map_err(write_failed)?;
+            }
+        }
+        // Owner first: a change of owner clears setuid and file capabilities.
+        if entry.uid != 0 || entry.gid != 0 {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::fchown(&fd, Some(uid), Some(gid))
+                .map_err(|error| Refusal::system("set its owner", error))?;
+        }
+        tree::set_xattrs(&fd, &entry.xattrs)?;
+        if entry.mode & 0o7000 != 0 || !entry.xattrs.is_empty() {
+            rustix::fs::fchmod(&fd, Mode::from_raw_mode(entry.mode))
+                .map_err(|error| Refusal::system("set its mode", error))?;
+        }
+        rustix::fs::futimens(&fd, &tree::times(entry.mtime))
+            .map_err(|error| Refusal::system("set its times", error))
+    }
+
+    fn symlink(&mut self, path: &[u8], entry: &Entry) -> Result<(), Refusal> {
+        // Its target is data: it is never followed here, and inside the container it cannot lead
+        // out of the root.
+        self.tree.place(path, |dir, name| rustix::fs::symlinkat(&entry.link[..], dir, name))?;
+        self.attributes_by_name(path, entry)
+    }
+
+    fn node(&mut self, path: &[u8], entry: &Entry, kind: FileType) -> Result<(), Refusal> {
+        let device = match kind {
+            FileType::Fifo => 0,
+            _ => rustix::fs::makedev(entry.device.0, entry.device.1),
+        };
+        let mode = Mode::from_raw_mode(entry.mode & 0o777);
+        self.tree.place(path, |dir, name| rustix::fs::mknodat(dir, name, kind, mode, device))?;
+        self.attributes_by_name(path, entry)
+    }
+
+    /// Owner, mode, xattrs and times of something that cannot be opened; never through a link.
+    fn attributes_by_name(&mut self, path: &[u8], entry: &Entry) -> Result<(), Refusal> {
+        let (parent, name) = split(path);
+        let dir = self.tree.directory(parent)?;
+        if entry.uid != 0 || entry.gid != 0 {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(&*dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| Refusal::system("set its owner", error))?;
+        }
+        if !entry.xattrs.is_empty() {
+            // The only calls that reach a link's own attributes take a path; this process is
+            // alone with the tree and works from its directory.
+            rustix::process::fchdir(&*dir)
+                .map_err(|error| Refusal::system("set its attributes", error))?;
+            for (xattr, value) in
+                entry.xattrs.iter().filter(|(xattr, _)| !super::speaks_to_overlay(xattr))
+            {
+                let flags = rustix::fs::XattrFlags::empty();
+                tree::xattr_set(xattr, rustix::fs::lsetxattr(name, xattr.as_str(), value, flags))?;
+            }
+        }
+        if entry.kind != Kind::Symlink && entry.mode & 0o7000 != 0 {
+            // No link: this process has just made it, and nobody else is in this tree.
+            rustix::fs::chmodat(&*dir, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
+                .map_err(|error| Refusal::system("set its mode", error))?;
+        }
+        rustix::fs::utimensat(&*dir, name, &tree::times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| Refusal::system("set its times", error))
+    }
+
+    fn hard_link(&mut self, path: &[u8], entry: &Entry) -> Result<(), Refusal> {
+        let target = link_target(&entry.link)?;
+        let shown = super::path_to_text(&target);
+        if target == path {
+            return Err(Refusal::hostile("a hard link to itself"));
+        }
+        let absent = || {
+            Refusal::new(
+                RefusalKind::Unsupported,
+                format!("a hard link to {shown}, which is not in this layer"),
+            )
+        };
+        let (parent, target_name) = split(&target);
+        let target_dir = self.tree.existing_parent(parent).map_err(|error| match error {
+            Errno::LOOP => {
+                Refusal::hostile(format!("a hard link to {shown} through a symbolic link"))
+            }
+            Errno::NOENT | Errno::NOTDIR => absent(),
+            error => Refusal::system("find what it links to", error),
+        })?;
+        let stat = match rustix::fs::statat(&*target_dir, target_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Err(absent()),
+            other => other.map_err(|error| Refusal::system("find what it links to", error))?,
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                return Err(Refusal::hostile(format!("a hard link to the directory {shown}")));
+            }
+            FileType::CharacterDevice if stat.st_rdev == 0 => return Err(absent()),
+            _ => {}
+        }
+        if target.len() > path.len() && target.starts_with(&[path, b"/"].concat()) {
+            return Err(Refusal::hostile("a hard link to what it would replace"));
+        }
+        self.tree.place(path, |dir, name| {
+            rustix::fs::linkat(&*target_dir, target_name, dir, name, AtFlags::empty())
+        })?;
+        self.settle_link(path, entry, &stat)
+    }
+
+    /// A link's header may name other attributes than its target's; the later one counts, as with
+    /// Docker. What is the same already is left alone: a change of owner, even to the same one,
+    /// takes setuid and file capabilities away.
+    fn settle_link(
+        &mut self,
+        path: &[u8],
+        entry: &Entry,
+        stat: &rustix::fs::Stat,
+    ) -> Result<(), Refusal> {
+        let (parent, name) = split(path);
+        let dir = self.tree.directory(parent)?;
+        let mode = Mode::from_raw_mode(entry.mode);
+        let is_symlink = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        let owner_differs = (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid);
+        if owner_differs {
+            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+            rustix::fs::chownat(&*dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|error| Refusal::system("set its owner", error))?;
+        }
+        if is_symlink {
+            return Ok(());
+        }
+        if owner_differs || stat.st_mode & 0o7777 != entry.mode {
+            rustix::fs::chmodat(&*dir, name, mode, AtFlags::empty())
+                .map_err(|error| Refusal::system("set its mode", error))?;
+        }
+        rustix::fs::utimensat(&*dir, name, &tree::times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| Refusal::system("set its times", error))
+    }
+}
+
+fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(fd, bytes, offset) {
+            Ok(count) => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The path of an entry, without empty and `.` parts; empty for the root.
+///
+/// An absolute path is refused, although it could only land beneath the root: no builder writes
+/// one but for the root itself (kaniko), and whoever does means something else.
+fn normal_path(name: &[u8]) -> Result<Vec<u8>, Refusal> {
+    if name.is_empty() {
+        return Err(Refusal::format("an entry without a name"));
+    }
+    let path = parts(name)?;
+    if name[0] == b'/' && !path.is_empty() {
+        return Err(Refusal::hostile("its path is absolute"));
+    }
+    Ok(path)
+}
+
+/// What a hard link points at: relative to the layer's root, with or without a slash in front, as
+/// `tar` and Docker read it.
+fn link_target(link: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let target = parts(link).map_err(|_| {
+        Refusal::hostile(format!(
+            "a hard link to {}, out of the layer's root",
+            super::path_to_text(link)
+        ))
+    })?;
+    if target.is_empty() {
+        return Err(Refusal::hostile("a hard link to the root of the layer"));
+    }
+    Ok(target)
+}
+
+fn parts(name: &[u8]) -> Result<Vec<u8>, Refusal> {
+    if name.len() > PATH_BYTES_MAX {
+        return Err(Refusal::limit(format!("its path is longer than {PATH_BYTES_MAX} bytes")));
+    }
+    let mut path = Vec::with_capacity(name.len());
+    let mut depth = 0;
+    for part in name.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => continue,
+            b".." => return Err(Refusal::hostile("its path leads upwards by '..'")),
+            _ => {}
+        }
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(part);
+        depth += 1;
+    }
+    if depth > DEPTH_MAX {
+        return Err(tree::too_deep());
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_become_normal_or_are_refused() {
+        for (name, want) in [
+            (&b"a"[..], Some(&b"a"[..])),
+            (b"./a//b/./c/", Some(b"a/b/c")),
+            (b".", Some(b"")),
+            (b"./", Some(b"")),
+            (b"/", Some(b"")),
+            (b"/etc/passwd", None),
+            (b"../a", None),
+            (b"a/..", None),
+            (b"a/../b", None),
+            (b"", None),
+            (b"..a/b..", Some(b"..a/b..")),
+        ] {
+            assert_eq!(normal_path(name).ok().as_deref(), want, "{name:?}");
+        }
+        assert!(normal_path(&[b'a'; PATH_BYTES_MAX + 1]).is_err());
+        assert!(normal_path(&b"a/".repeat(DEPTH_MAX + 1)).is_err());
+        assert_eq!(link_target(b"/a/b").unwrap(), b"a/b");
+        assert!(link_target(b"../a").is_err());
+        assert!(link_target(b"/").is_err());
+    }
+}
