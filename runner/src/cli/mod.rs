@@ -8,6 +8,7 @@
 pub mod flags;
 mod globals;
 mod help;
+pub(crate) mod images;
 mod output;
 mod run;
 mod run_flags;
@@ -18,6 +19,7 @@ use self::flags::{Arguments, Flag, FlagsEnd};
 pub use self::globals::Globals;
 pub use self::output::{print, print_line};
 use crate::failure::Failure;
+use crate::unpack;
 
 /// A command of `rrun`.
 pub struct Verb {
@@ -39,7 +41,7 @@ pub struct Verb {
 
 /// Every command, in the order of help.
 fn verbs() -> impl Iterator<Item = &'static Verb> {
-    [run::VERBS, VERBS].into_iter().flatten()
+    [run::VERBS, VERBS].into_iter().flatten().chain(images::VERBS.iter().copied())
 }
 
 const VERBS: &[Verb] = &[Verb {
@@ -140,6 +142,9 @@ const RESERVED: &[&str] = &[
 /// Everything that the person has to be told; the exit code stands in it.
 pub fn main(words: &[OsString]) -> Result<u8, Failure> {
     match words {
+        [first, rest @ ..] if first == unpack::worker::VERB => {
+            return Ok(unpack::worker::main(rest));
+        }
         [] => return help::overview().map(|()| 0),
         [only] if only == "-h" || only == "--help" || only == "help" => {
             return help::overview().map(|()| 0);

@@ -1,0 +1,107 @@
+//! `rrun pull`, and how every verb that may pull reads its flags.
+
+use crate::cli::flags::{Arguments, Flag, FlagsEnd};
+use crate::cli::{Globals, Verb, print_line};
+use crate::failure::Failure;
+use crate::images::Store;
+use crate::pull::{self, ProgressMode, ProgressOptions, PullOptions, PullPolicy};
+
+pub(crate) const PULL: Verb = Verb {
+    names: &["pull", "image pull"],
+    operands: "REF",
+    operands_min: 1,
+    operands_max: 1,
+    about: "Fetch an image from its registry",
+    details: "Layers that are here are not fetched again; what an interrupted pull has brought is kept.",
+    flags: &[
+        Flag::one("platform", "OS/ARCH", "choose this image of an index"),
+        Flag::switch("quiet", "print the image's name only").short('q'),
+        Flag::one("progress", "auto|tty|plain|json|none", "how progress is shown (auto)"),
+        Flag::switch("plain-http", "the registry speaks HTTP"),
+        Flag::switch("tls-verify", "check the registry's certificate (true)"),
+        Flag::switch("disable-content-trust", ""),
+        Flag::switch("all-tags", "").short('a'),
+    ],
+    flags_end: FlagsEnd::AtDashes,
+    run,
+};
+
+fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
+    if arguments.has("all-tags") {
+        return Err(Failure::new("pull: --all-tags is not supported"));
+    }
+    let text = arguments.operands[0].as_str();
+    let mut options = options(arguments)?;
+    options.policy = PullPolicy::Always;
+    options.progress = ProgressOptions {
+        mode: progress_mode(arguments.value("progress"))?,
+        to_stdout: true,
+        quiet: arguments.has("quiet"),
+    };
+    let store = Store::open(&globals.root)?;
+    let name: shared::ImageRef = text
+        .parse()
+        .map_err(|error| Failure::new(format!("{text} names no image")).because(&error))?;
+    let (_, _lease) = pull::ensure(&store, text, &options)?;
+    print_line(&name.to_string()).map(|()| 0)
+}
+
+/// The flags that say how a registry is spoken to, of a verb that has them all:
+/// `--platform --plain-http --tls-verify`, and `--pull` where the verb has it.
+///
+/// # Errors
+/// A platform or policy that is none.
+pub(crate) fn options(arguments: &Arguments) -> Result<PullOptions, Failure> {
+    let platform = arguments
+        .value("platform")
+        .map(str::to_owned)
+        .or_else(|| std::env::var("DOCKER_DEFAULT_PLATFORM").ok())
+        .filter(|text| !text.is_empty())
+        .map(|text| pull::parse_platform(&text))
+        .transpose()
+        .map_err(Failure::new)?;
+    Ok(PullOptions {
+        platform,
+        plain_http: arguments.has("plain-http"),
+        tls_verify: !arguments.given("tls-verify") || arguments.has("tls-verify"),
+        ..PullOptions::default()
+    })
+}
+
+/// `--pull`
+///
+/// # Errors
+/// A word that is none of the four.
+pub(crate) fn policy(word: Option<&str>) -> Result<PullPolicy, Failure> {
+    Ok(match word {
+        None | Some("missing") => PullPolicy::Missing,
+        Some("always") => PullPolicy::Always,
+        Some("never") => PullPolicy::Never,
+        Some("newer") => PullPolicy::Newer,
+        Some(other) => {
+            return Err(Failure::new(format!(
+                "--pull {other}: there is always, missing, never, newer"
+            )));
+        }
+    })
+}
+
+/// `--progress`, then `RRUN_PROGRESS`.
+///
+/// # Errors
+/// A word that is none of them.
+pub(crate) fn progress_mode(word: Option<&str>) -> Result<ProgressMode, Failure> {
+    let variable = std::env::var("RRUN_PROGRESS").ok().filter(|text| !text.is_empty());
+    Ok(match word.or(variable.as_deref()) {
+        None | Some("auto") => ProgressMode::Auto,
+        Some("tty") => ProgressMode::Tty,
+        Some("plain") => ProgressMode::Plain,
+        Some("json" | "rawjson") => ProgressMode::Json,
+        Some("none" | "quiet") => ProgressMode::None,
+        Some(other) => {
+            return Err(Failure::new(format!(
+                "--progress {other}: there is auto, tty, plain, json, none"
+            )));
+        }
+    })
+}
