@@ -9,6 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Purge};
 use crate::content::Content;
+use crate::content::collect::Collector;
+use crate::content::scrub::Scrub;
 use crate::http::{Bound, Server, ServerError, State};
 use crate::observe::Metrics;
 use crate::records::{Records, sqlite};
@@ -33,6 +35,8 @@ pub struct Started {
     pub state: Arc<State>,
     server: Server,
     records: Arc<dyn Records>,
+    collector: Arc<Collector>,
+    scrub: Arc<Scrub>,
     purge: Option<Purge>,
 }
 
@@ -52,9 +56,12 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     let address = bound.address()?;
     raise_descriptor_limit();
     let disk = Arc::new(Disk::open(&config.root, &config.store)?);
-    let records: Arc<dyn Records> =
-        Arc::new(sqlite::SqliteRecords::open(&config.root, &sqlite::Options::default())?);
+    let options =
+        sqlite::Options { review_delay: config.gc.review_delay, ..sqlite::Options::default() };
+    let records: Arc<dyn Records> = Arc::new(sqlite::SqliteRecords::open(&config.root, &options)?);
     let content = Content::new(disk, Arc::clone(&records), config.policy);
+    let collector = Arc::new(Collector::new(content.clone(), config.gc));
+    let scrub = Arc::new(Scrub::new(content.clone(), Arc::clone(&collector), config.scrub));
     let metrics = Arc::new(Metrics::default());
     let state = Arc::new(State::new(content, metrics, config.http.clone()));
     let workers = config
@@ -62,7 +69,7 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
         .max(1);
     let server = Server::start(Arc::clone(&state), bound, config.limits, workers)?;
-    Ok(Started { address, state, server, records, purge: config.purge })
+    Ok(Started { address, state, server, records, collector, scrub, purge: config.purge })
 }
 
 impl Started {
@@ -80,7 +87,12 @@ impl Started {
             let state = Arc::clone(&self.state);
             actix_rt::spawn(async move { purge_forever(&state, purge).await })
         });
+        let collecting = actix_rt::spawn(Arc::clone(&self.collector).run());
+        let scrubbing = actix_rt::spawn(Arc::clone(&self.scrub).run());
         let ended = self.server.wait().await;
+        self.scrub.stop();
+        scrubbing.abort();
+        collecting.abort();
         if let Some(purge) = purge {
             purge.abort();
         }

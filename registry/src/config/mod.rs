@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::content::Policy;
+use crate::content::{Policy, collect, scrub};
 use crate::http::{Limits, Settings};
 use crate::records::Missing;
 use crate::{observe, store};
@@ -19,6 +19,8 @@ pub struct Config {
     pub http: Settings,
     pub limits: Limits,
     pub policy: Policy,
+    pub gc: collect::Settings,
+    pub scrub: scrub::Settings,
     pub store: store::Options,
     /// `None`: uploads stay until they are finished or cancelled.
     pub purge: Option<Purge>,
@@ -51,6 +53,8 @@ impl Default for Config {
             },
             limits,
             policy: Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false },
+            gc: collect::Settings::default(),
+            scrub: scrub::Settings::default(),
             store: store::Options { wait_for_lock: limits.drain, reserve: None },
             purge: Some(Purge {
                 age: Duration::from_secs(24 * 3600),

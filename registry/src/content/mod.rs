@@ -5,9 +5,11 @@
 
 mod blobs;
 mod check;
+pub mod collect;
 mod locks;
 mod manifests;
 mod referrers;
+pub mod scrub;
 mod sessions;
 mod uploads;
 

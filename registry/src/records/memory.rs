@@ -683,7 +683,7 @@ impl Records for MemoryRecords {
     async fn list_manifests(
         &self,
         repo: &RepoName,
-        untagged: bool,
+        untagged: Option<GcTime>,
         after: Option<&Digest>,
         n: usize,
     ) -> Result<Page<Digest>> {
@@ -693,9 +693,12 @@ impl Records for MemoryRecords {
         };
         let digests = repo
             .manifests
-            .keys()
-            .filter(|digest| after.is_none_or(|after| *digest > after))
-            .filter(|digest| !untagged || !repo.keeps(digest));
+            .iter()
+            .filter(|(digest, _)| after.is_none_or(|after| *digest > after))
+            .filter(|(digest, manifest)| {
+                untagged.is_none_or(|before| manifest.pushed_at <= before && !repo.keeps(digest))
+            })
+            .map(|(digest, _)| digest);
         Ok(page(digests.take(n.saturating_add(1)).cloned().collect(), n))
     }
 

@@ -520,7 +520,8 @@ pub trait Records: Send + Sync + 'static {
     async fn interrupted_removals(&self, max: usize) -> Result<Vec<Digest>>;
 
     /// Takes a blob whose bytes are rotten out of service until it is published anew. False: there
-    /// is no such blob. Call under the digest's lock, then move the file away.
+    /// is no such blob. Call under the digest's lock. The file stays in its place: the next
+    /// publication replaces it.
     async fn quarantine(&self, digest: &Digest) -> Result<bool>;
 
     /// Whether the last process closed the records; if not, files may lie about that no record
@@ -540,11 +541,11 @@ pub trait Records: Send + Sync + 'static {
 
     /// The manifests of `repo` after the digest `after`, at most `n`, in an order of the
     /// implementation's own; with `untagged`, only those that no tag, no index and no existing
-    /// subject keeps.
+    /// subject keeps and that were last pushed then or earlier.
     async fn list_manifests(
         &self,
         repo: &RepoName,
-        untagged: bool,
+        untagged: Option<GcTime>,
         after: Option<&Digest>,
         n: usize,
     ) -> Result<Page<Digest>>;

@@ -9,6 +9,7 @@
 //! of this module's business; the order of bytes and facts is `content`'s.
 
 mod directory;
+mod inventory;
 mod session;
 
 use std::fs::File;
@@ -20,6 +21,7 @@ use std::sync::OnceLock;
 use shared::{Algorithm, Digest, Hasher};
 
 pub use directory::{OpenError, Options};
+pub use inventory::{Found, Rotten, SHARDS};
 pub use session::{Checkpoint, Session, SessionId};
 
 /// Why bytes could not be stored or read.

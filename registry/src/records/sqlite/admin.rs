@@ -10,7 +10,9 @@ use super::lists::{self, page};
 use super::manifests::{self, IS_KEPT};
 use super::schema::{REVIEW_BLOB, REVIEW_LINK, STATE_LIVE, STATE_QUARANTINED, STATE_REMOVING};
 use super::writer::Change;
-use crate::records::{BlobRecord, BlobState, CheckCursor, CheckPage, Fault, Page, RepoUsage};
+use crate::records::{
+    BlobRecord, BlobState, CheckCursor, CheckPage, Fault, GcTime, Page, RepoUsage,
+};
 
 fn blob_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<BlobRecord> {
     Ok(BlobRecord {
@@ -55,7 +57,7 @@ pub(super) fn find_blobs(
 pub(super) fn list_manifests(
     c: &Connection,
     repo: &RepoName,
-    untagged: bool,
+    untagged: Option<GcTime>,
     after: Option<&Digest>,
     n: usize,
 ) -> rusqlite::Result<Page<Digest>> {
@@ -67,13 +69,17 @@ pub(super) fn list_manifests(
         Some(after) => ids::digest_id(c, after)?.unwrap_or(0),
         None => 0,
     };
-    let kept = if untagged { format!("AND NOT {IS_KEPT}") } else { String::new() };
+    let (kept, before) = match untagged {
+        Some(before) => (format!("AND NOT {IS_KEPT}"), before),
+        None => (String::new(), GcTime::MAX),
+    };
     let digests: rusqlite::Result<Vec<Digest>> = c
         .prepare_cached(&format!(
             "SELECT d.digest FROM manifest m JOIN digest d ON d.id = m.digest
-             WHERE m.repo = ?1 AND m.digest > ?2 {kept} ORDER BY m.digest LIMIT ?3"
+             WHERE m.repo = ?1 AND m.digest > ?2 AND m.pushed_at <= ?3 {kept}
+             ORDER BY m.digest LIMIT ?4"
         ))?
-        .query_map(params![repo, after, limit(n.saturating_add(1))], |row| {
+        .query_map(params![repo, after, before.as_millis(), limit(n.saturating_add(1))], |row| {
             row.get::<_, DigestColumn>(0).map(|digest| digest.0)
         })?
         .collect();
@@ -151,7 +157,7 @@ pub(super) fn check(
     c: &Connection,
     cursor: CheckCursor,
     n: usize,
-    repair: Option<crate::records::GcTime>,
+    repair: Option<GcTime>,
 ) -> rusqlite::Result<CheckPage> {
     let mut page = CheckPage::default();
     let next = match cursor.phase {
@@ -333,7 +339,7 @@ fn check_digests(
     c: &Connection,
     after: i64,
     n: usize,
-    repair: Option<crate::records::GcTime>,
+    repair: Option<GcTime>,
     page: &mut CheckPage,
 ) -> rusqlite::Result<Option<i64>> {
     type Row = (i64, DigestColumn, Option<i64>);

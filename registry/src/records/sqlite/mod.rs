@@ -289,7 +289,7 @@ impl Records for SqliteRecords {
     async fn list_manifests(
         &self,
         repo: &RepoName,
-        untagged: bool,
+        untagged: Option<GcTime>,
         after: Option<&Digest>,
         n: usize,
     ) -> Result<Page<Digest>> {
