@@ -61,6 +61,13 @@ fn serve(args: ServeArgs) -> ExitCode {
     if let Some(level) = from(args.log_level, "REGISTRY_LOG_LEVEL") {
         config.log.level = level;
     }
+    match log_format() {
+        Ok(format) => config.log.format = format,
+        Err(value) => {
+            eprintln!("registry: REGISTRY_LOG_FORMATTER is {value:?}: it can be text or json");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    }
     if let Err(error) = observe::init(&config.log) {
         eprintln!("registry: {error}");
         return ExitCode::from(EXIT_CONFIG);
@@ -74,5 +81,17 @@ fn serve(args: ServeArgs) -> ExitCode {
                 ServeError::Server(_) | ServeError::Runtime(_) => ExitCode::FAILURE,
             }
         }
+    }
+}
+
+/// `REGISTRY_LOG_FORMATTER`, distribution's name for the form of the log; the error is its value.
+fn log_format() -> Result<Option<observe::Format>, String> {
+    match std::env::var("REGISTRY_LOG_FORMATTER") {
+        Err(_) => Ok(None),
+        Ok(value) => match value.as_str() {
+            "text" => Ok(Some(observe::Format::Text)),
+            "json" | "logstash" => Ok(Some(observe::Format::Json)),
+            _ => Err(value),
+        },
     }
 }
