@@ -7,5 +7,6 @@ pub mod failure;
 pub mod images;
 pub mod pull;
 pub mod seccomp;
+pub mod spec;
 pub mod timestamp;
 pub mod unpack;

@@ -1,0 +1,163 @@
+//! The mounts of a container, in the order in which they are made.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+
+use super::SpecError;
+use super::image_config::Execution;
+use super::request::{BindRecursion, Host, MountKind, MountRequest, Request, Sharing};
+use crate::container::{Network, VolumeUse};
+
+/// A mount entry of the Spec.
+fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(PathBuf::from(target))
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(PathBuf::from(source)))
+        .set_options(Some(options.iter().map(|&option| option.to_owned()).collect()));
+    mount
+}
+
+/// Docker's own mounts, then what was asked for, nearest to the root first, so that a mount below
+/// another's target is not hidden by it.
+pub(super) fn assemble(
+    request: &Request,
+    image: &Execution,
+    host: &Host,
+) -> Result<(Vec<Mount>, Vec<VolumeUse>), SpecError> {
+    let mut asked = request.mounts.clone();
+    for target in image.volumes.keys() {
+        let clean = clean(target)?;
+        if !asked.iter().any(|mount| mount.target == clean) {
+            let kind = MountKind::Volume { name: None, populate: true };
+            asked.push(MountRequest { target: clean, kind, read_only: false });
+        }
+    }
+    for (at, mount) in asked.iter().enumerate() {
+        if asked[..at].iter().any(|other| other.target == mount.target) {
+            return Err(SpecError::DuplicateMount(mount.target.clone()));
+        }
+        if mount.target == "/" {
+            return Err(SpecError::MountOverRoot);
+        }
+    }
+    asked.sort_by_key(|mount| depth(&mount.target));
+    let mut mounts = defaults(request);
+    // Whoever mounts over one of ours gets theirs; over all of /dev, its submounts go too.
+    let hides = |ours: &Path| {
+        asked.iter().any(|theirs| {
+            ours == Path::new(&theirs.target)
+                || (theirs.target == "/dev" && ours.starts_with("/dev"))
+        })
+    };
+    mounts.retain(|ours| !hides(ours.destination()));
+    let mut volumes = Vec::new();
+    for one in &asked {
+        mounts.push(entry(one, host, mounts.len(), &mut volumes));
+    }
+    Ok((mounts, volumes))
+}
+
+/// The path without `.`, `..` and repeated slashes.
+///
+/// # Errors
+/// [`SpecError::RelativeTarget`]
+pub fn clean(target: &str) -> Result<String, SpecError> {
+    if !target.starts_with('/') {
+        return Err(SpecError::RelativeTarget(target.to_owned()));
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+fn depth(path: &str) -> usize {
+    path.split('/').filter(|part| !part.is_empty()).count()
+}
+
+fn defaults(request: &Request) -> Vec<Mount> {
+    let access = if request.privileged { "rw" } else { "ro" };
+    let shm_size = format!("size={}", request.shm_size_bytes);
+    let quiet = ["nosuid", "noexec", "nodev"];
+    let sysfs = if request.network == Network::Host {
+        // A sysfs of the host's network namespace cannot be made without owning it.
+        mount("/sys", "bind", "/sys", &["rbind", "rprivate", "nosuid", "noexec", "nodev", access])
+    } else {
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])
+    };
+    let mut mounts = vec![
+        mount("/proc", "proc", "proc", &quiet),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        sysfs,
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", access]),
+    ];
+    if request.ipc == Sharing::Host {
+        for place in ["/dev/mqueue", "/dev/shm"] {
+            mounts.push(mount(place, "bind", place, &["rbind", "rprivate"]));
+        }
+    } else {
+        mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &quiet));
+        let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
+        mounts.push(mount("/dev/shm", "tmpfs", "shm", &options));
+    }
+    mounts
+}
+
+fn entry(asked: &MountRequest, host: &Host, index: usize, volumes: &mut Vec<VolumeUse>) -> Mount {
+    match &asked.kind {
+        MountKind::Tmpfs { options } => {
+            let mut all = vec!["noexec", "nosuid", "nodev"];
+            // An option's opposite takes its place: `--tmpfs /x:exec`.
+            for option in options {
+                let opposite = option.strip_prefix("no").map(str::to_owned);
+                let opposite = opposite.unwrap_or_else(|| format!("no{option}"));
+                all.retain(|known| *known != opposite && known != option);
+                all.push(option);
+            }
+            if asked.read_only {
+                all.push("ro");
+            }
+            mount(&asked.target, "tmpfs", "tmpfs", &all)
+        }
+        MountKind::Bind { source, propagation, recursion } => {
+            let bind = if *recursion == BindRecursion::Disabled { "bind" } else { "rbind" };
+            let mut options = vec![bind, propagation.as_deref().unwrap_or("rprivate")];
+            match (asked.read_only, recursion) {
+                (false, _) => {}
+                (true, BindRecursion::Enabled) => options.push("rro"),
+                (true, _) => options.push("ro"),
+            }
+            mount(&asked.target, "bind", source, &options)
+        }
+        MountKind::Volume { name, populate } => {
+            let anonymous = name.is_none();
+            let name = name.clone().unwrap_or_else(crate::images::new_container_id);
+            let data = host.volumes.join(&name).join("_data");
+            volumes.push(VolumeUse { mount: index, name, anonymous, populate: *populate });
+            let options: &[&str] = if asked.read_only {
+                &["rbind", "rprivate", "rro"]
+            } else {
+                &["rbind", "rprivate"]
+            };
+            let mut entry = mount(&asked.target, "bind", "", options);
+            entry.set_source(Some(data));
+            entry
+        }
+    }
+}
