@@ -25,6 +25,15 @@ impl Failure {
         Self { exit_code: EXIT_OURS, message: message.into(), hints: Vec::new() }
     }
 
+    /// An error that says itself what failed, with all of its sources.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let failure = Self::new(error.to_string());
+        match error.source() {
+            Some(source) => failure.because(source),
+            None => failure,
+        }
+    }
+
     /// Appends the reason, with all of its sources.
     #[must_use]
     pub fn because(mut self, error: &(dyn std::error::Error + 'static)) -> Self {

@@ -7,6 +7,8 @@ pub mod failure;
 pub mod images;
 pub mod pull;
 pub mod seccomp;
+pub mod signal;
 pub mod spec;
 pub mod timestamp;
 pub mod unpack;
+pub mod volumes;

@@ -98,6 +98,13 @@ impl Arguments {
         self.flags.iter().map(|(name, _)| *name)
     }
 
+    /// Gives a flag a value where the command line gave none.
+    pub fn assume(&mut self, long: &'static str, value: &str) {
+        if !self.given(long) {
+            self.flags.insert(0, (long, value.to_owned()));
+        }
+    }
+
     /// Puts flags that stood before the verb in front.
     pub fn precede_with(&mut self, earlier: &Arguments) {
         self.flags.splice(0..0, earlier.flags.iter().cloned());

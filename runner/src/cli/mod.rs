@@ -9,9 +9,13 @@ pub mod flags;
 mod globals;
 mod help;
 pub(crate) mod images;
+mod mount_flags;
+mod names;
 mod output;
+mod request;
 mod run;
 mod run_flags;
+mod values;
 
 use std::ffi::OsString;
 

@@ -1,27 +1,233 @@
 //! `run` and `create`, and the shorthand without a verb.
 
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+use oci_spec::runtime::Capabilities;
+
 use crate::cli::flags::{Arguments, FlagsEnd};
+use crate::cli::images::pull;
+use crate::cli::request::{Containers, request};
 pub(super) use crate::cli::run_flags::FLAGS;
-use crate::cli::{Globals, Verb};
+use crate::cli::{Globals, Verb, print_line};
+use crate::container::Record;
 use crate::failure::Failure;
+use crate::images::{ContainerDir, Store, StoreError, new_container_id};
+use crate::pull::PullOptions;
+use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
+use crate::timestamp::Timestamp;
+use crate::volumes::{self, Volume};
 
-pub(super) const VERBS: &[Verb] = &[Verb {
-    names: &["run", "container run"],
-    operands: "REF [COMMAND…]",
-    operands_min: 1,
-    operands_max: usize::MAX,
-    about: "Run a command in a new container",
-    details: "",
-    flags: FLAGS,
-    flags_end: FlagsEnd::AtOperand,
-    run: run_verb,
-}];
+pub(super) const VERBS: &[Verb] = &[
+    Verb {
+        names: &["run", "container run"],
+        operands: "REF [COMMAND…]",
+        operands_min: 1,
+        operands_max: usize::MAX,
+        about: "Run a command in a new container",
+        details: RUN_DETAILS,
+        flags: FLAGS,
+        flags_end: FlagsEnd::AtOperand,
+        run: |globals, arguments| run(globals, arguments.clone()),
+    },
+    Verb {
+        names: &["create", "container create"],
+        operands: "REF [COMMAND…]",
+        operands_min: 1,
+        operands_max: usize::MAX,
+        about: "Make a container and do not start it",
+        details: "The container's id is printed; `rrun start` starts it.",
+        flags: FLAGS,
+        flags_end: FlagsEnd::AtOperand,
+        run: |globals, arguments| {
+            let made = make(globals, arguments)?;
+            print_line(&made.record.id).map(|()| 0)
+        },
+    },
+];
 
-fn run_verb(_globals: &Globals, _arguments: &Arguments) -> Result<u8, Failure> {
+const RUN_DETAILS: &str = "\
+Flags stand before REF; everything after it belongs to the container. Without COMMAND the image's
+own runs. The exit code is the command's; 125 is a failure of rrun itself, 126 a command that cannot
+be executed, 127 one that is not there, 128+n an end by signal n.
+
+  rrun run -it --rm debian bash
+  rrun run -d --name web -m 256m --cpus 0.5 localhost:5000/web
+  rrun run --rm -v ./src:/src:ro -w /src -u 1000 localhost:5000/build make";
+
+/// `rrun [flags] REF [CMD…]`: `run --rm`, and `-it` where both ends are a terminal.
+pub(super) fn shorthand(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
+    let mut arguments = arguments.clone();
+    arguments.assume("rm", "true");
+    let on_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    if on_terminal && !arguments.has("detach") {
+        arguments.assume("interactive", "true");
+        arguments.assume("tty", "true");
+    }
+    run(globals, arguments)
+}
+
+fn run(globals: &Globals, arguments: Arguments) -> Result<u8, Failure> {
+    if arguments.has("tty") && !arguments.has("detach") && arguments.has("interactive") {
+        // Docker's words, for whoever greps them.
+        if !std::io::stdin().is_terminal() {
+            return Err(Failure::new("the input device is not a TTY")
+                .hint("leave -t away: input comes from a pipe or file"));
+        }
+    }
+    let made = make(globals, &arguments)?;
+    let _ = made.store;
     Err(Failure::new("not yet"))
 }
 
-/// `rrun [flags] REF [CMD…]`.
-pub(super) fn shorthand(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    run_verb(globals, arguments)
+/// A container that exists and has not been started.
+pub(super) struct Made {
+    pub(super) store: Store,
+    pub(super) directory: ContainerDir,
+    pub(super) record: Record,
+}
+
+/// Pulls what is missing and writes the record.
+fn make(globals: &Globals, arguments: &Arguments) -> Result<Made, Failure> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(Failure::new("running containers needs root: rootless is not supported yet")
+            .hint("sudo rrun …"));
+    }
+    let [reference, command @ ..] = &arguments.operands[..] else {
+        return Err(Failure::new("name an image").hint("rrun run --help"));
+    };
+    let store = globals.store()?;
+    let request = request(arguments, command, &Existing { globals, store: &store })?;
+    let options = pull_options(arguments)?;
+    let cidfile = arguments.value("cidfile").map(CidFile::claim).transpose()?;
+    let mut made = record_and_create(store, reference, &options, &request)?;
+    made.record.name.clone_from(&request.name);
+    if let Some(file) = cidfile {
+        file.write(&made.record.id)?;
+    }
+    Ok(made)
+}
+
+fn record_and_create(
+    store: Store,
+    reference: &str,
+    options: &PullOptions,
+    request: &Request,
+) -> Result<Made, Failure> {
+    // A layer can be removed between reading the image and writing the record: once more then.
+    for last in [false, true] {
+        let (image, _lease) = crate::pull::ensure(&store, reference, options)?;
+        let bytes = store.blob(&image.config)?;
+        let config = ImageConfig::parse(&bytes).map_err(|error| {
+            Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
+        })?;
+        let id = new_container_id();
+        let created = Timestamp::now().to_rfc3339();
+        let host = host(request, &store);
+        let record = crate::spec::record(request, &config, image.to_use(), &host, &id, created)
+            .map_err(|error| Failure::of(&error))?;
+        make_volumes(&store, &record)?;
+        match store.create_container(&record) {
+            Ok(directory) => return Ok(Made { store, directory, record }),
+            Err(StoreError::NoSuchLayer(_)) if !last => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Failure::new(format!("layers of {reference} keep going away"))
+        .hint("another command removes images at the same time"))
+}
+
+fn make_volumes(store: &Store, record: &Record) -> Result<(), Failure> {
+    for volume_use in &record.volumes {
+        let volume = Volume {
+            name: volume_use.name.clone(),
+            created: record.created.clone(),
+            labels: Default::default(),
+            anonymous: volume_use.anonymous,
+        };
+        volumes::create(&store.volumes(), &volume).map_err(|error| {
+            Failure::new(format!("cannot make the volume {}", volume.name)).because(&error)
+        })?;
+    }
+    Ok(())
+}
+
+fn host(request: &Request, store: &Store) -> Host {
+    let needs_all = request.privileged || request.capabilities_added.contains(&CapabilityName::All);
+    let name = rustix::system::uname();
+    Host {
+        capabilities: if needs_all { bounding_set() } else { Capabilities::new() },
+        hostname: name.nodename().to_string_lossy().into_owned(),
+        volumes: store.volumes(),
+    }
+}
+
+/// What could be passed on at all. Source: proc_pid_status(5), `CapBnd`.
+fn bounding_set() -> Capabilities {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    let mask = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());
+    capabilities_from_mask(mask.unwrap_or(0))
+}
+
+fn pull_options(arguments: &Arguments) -> Result<PullOptions, Failure> {
+    let mut options = pull::options(arguments)?;
+    options.policy = pull::policy(arguments.value("pull").filter(|text| !text.is_empty()))?;
+    options.progress.quiet = arguments.has("quiet");
+    Ok(options)
+}
+
+/// `--cidfile`: made before anything else, so that two commands cannot both have it, and removed
+/// again where no container comes of it.
+struct CidFile {
+    path: PathBuf,
+    written: bool,
+}
+
+impl CidFile {
+    fn claim(path: &str) -> Result<Self, Failure> {
+        std::fs::File::create_new(path).map_err(|error| {
+            let failure = Failure::new(format!("--cidfile={path}"));
+            if error.kind() == std::io::ErrorKind::AlreadyExists {
+                return Failure::new(format!("--cidfile={path}: the file exists"))
+                    .hint("another container may be using it; remove it to go on");
+            }
+            failure.because(&error)
+        })?;
+        Ok(Self { path: PathBuf::from(path), written: false })
+    }
+
+    fn write(mut self, id: &str) -> Result<(), Failure> {
+        std::fs::write(&self.path, id).map_err(|error| {
+            Failure::new(format!("--cidfile={}", self.path.display())).because(&error)
+        })?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for CidFile {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// The containers of the store, for flags that name one.
+struct Existing<'a> {
+    globals: &'a Globals,
+    store: &'a Store,
+}
+
+impl Containers for Existing<'_> {
+    fn id_of(&self, name: &str) -> Result<String, Failure> {
+        Ok(self.store.container(name)?.id)
+    }
+
+    fn namespace_of(&self, name: &str, kind: &str) -> Result<PathBuf, Failure> {
+        let id = self.id_of(name)?;
+        let _ = (&self.globals.dirs, kind);
+        Err(Failure::new(format!("container {id:.12} is not running")))
+    }
 }

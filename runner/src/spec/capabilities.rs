@@ -7,7 +7,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use super::request::CapabilityName;
 
 /// Docker's fourteen. Source: moby, `oci/caps/defaults.go`.
-pub const DEFAULT: [Capability; 14] = [
+pub(super) const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
     Capability::DacOverride,

@@ -315,3 +315,6 @@ const IPC_SYSCTLS: [&str; 8] = [
     "kernel.shmmni",
     "kernel.shm_rmid_forced",
 ];
+
+#[cfg(test)]
+mod tests;

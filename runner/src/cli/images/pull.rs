@@ -3,7 +3,6 @@
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line};
 use crate::failure::Failure;
-use crate::images::Store;
 use crate::pull::{self, ProgressMode, ProgressOptions, PullOptions, PullPolicy};
 
 pub(crate) const PULL: Verb = Verb {
@@ -38,7 +37,7 @@ fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         to_stdout: true,
         quiet: arguments.has("quiet"),
     };
-    let store = Store::open(&globals.root)?;
+    let store = globals.store()?;
     let name: shared::ImageRef = text
         .parse()
         .map_err(|error| Failure::new(format!("{text} names no image")).because(&error))?;

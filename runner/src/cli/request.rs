@@ -1,0 +1,495 @@
+//! From the flags of `run` and `create` to the request: every text is parsed here, and what only
+//! this host can tell (a device's numbers, the number of processors) is asked here.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
+
+use crate::cli::flags::{Arguments, truth};
+use crate::cli::{mount_flags, names, values};
+use crate::container::{Hosts, Network};
+use crate::failure::Failure;
+use crate::signal::Signal;
+use crate::spec::{
+    CapabilityName, DeviceUse, Limits, MountKind, Request, SeccompRequest, Sharing, Variable,
+};
+
+/// Docker's. Source: moby, `daemon/config`.
+const SHM_SIZE_DEFAULT_BYTES: u64 = 64 << 20;
+/// Docker's, below which nothing starts.
+const MEMORY_MIN_BYTES: i64 = 6 << 20;
+/// Largest seccomp profile, bytes; Docker's has 20 KB.
+const PROFILE_BYTES_MAX: u64 = 1 << 20;
+
+/// How `--network=container:NAME` and its kin find what they share: a container's id, and the file
+/// of one of its namespaces.
+pub(super) trait Containers {
+    fn id_of(&self, name: &str) -> Result<String, Failure>;
+    fn namespace_of(&self, name: &str, kind: &str) -> Result<PathBuf, Failure>;
+}
+
+/// What the flags ask for.
+pub(super) fn request(
+    arguments: &Arguments,
+    command: &[String],
+    containers: &dyn Containers,
+) -> Result<Request, Failure> {
+    let security = security(arguments)?;
+    let (mounts, makes_sources) = mounts(arguments)?;
+    make_sources(&mounts, &makes_sources)?;
+    let uts = sharing(arguments, "uts", containers)?;
+    let network = network(arguments, containers)?;
+    let hosts = hosts(arguments)?;
+    if network == Network::Host && uts == Sharing::Host && !hosts.hostname.is_empty() {
+        return Err(Failure::new("--hostname: the host's name is shared (--uts=host)"));
+    }
+    let names = |flag: &str| {
+        let one = |text: &str| {
+            text.parse::<CapabilityName>()
+                .map_err(|()| Failure::new(format!("--{flag}={text}: there is no such capability")))
+        };
+        arguments.values(flag).map(one).collect::<Result<Vec<_>, _>>()
+    };
+    let rlimits = arguments.values("ulimit").map(values::ulimit).collect::<Result<_, _>>()?;
+    let rules = arguments.values("device-cgroup-rule").map(values::device_rule);
+    let device_rules = rules.collect::<Result<_, _>>()?;
+    Ok(Request {
+        name: match arguments.value("name") {
+            Some(name) => values::container_name(name)?,
+            None => names::random(),
+        },
+        command: command.to_vec(),
+        entrypoint: arguments.value("entrypoint").map(|text| match text {
+            "" => Vec::new(),
+            text => vec![text.to_owned()],
+        }),
+        environment: environment(arguments)?,
+        workdir: arguments.value("workdir").map(str::to_owned),
+        user: arguments.value("user").map(str::to_owned),
+        groups_added: arguments.values("group-add").map(str::to_owned).collect(),
+        terminal: arguments.has("tty"),
+        stdin_open: arguments.has("interactive"),
+        detached: arguments.has("detach"),
+        remove_on_exit: arguments.has("rm"),
+        init: arguments.has("init"),
+        stop_signal: stop_signal(arguments)?,
+        stop_timeout_seconds: match arguments.value("stop-timeout") {
+            Some(text) => Some(values::number("stop-timeout", text, 0, u32::MAX)?),
+            None => None,
+        },
+        labels: labels(arguments)?,
+        annotations: annotations(arguments)?,
+        network,
+        hosts,
+        pid: sharing(arguments, "pid", containers)?,
+        ipc: sharing(arguments, "ipc", containers)?,
+        uts,
+        cgroup: sharing(arguments, "cgroupns", containers)?,
+        cgroup_parent: arguments.value("cgroup-parent").map(str::to_owned),
+        sysctls: sysctls(arguments)?,
+        mounts,
+        read_only: arguments.has("read-only"),
+        shm_size_bytes: match arguments.value("shm-size") {
+            Some(text) => match values::size("shm-size", text)? {
+                0 => SHM_SIZE_DEFAULT_BYTES,
+                bytes => bytes.unsigned_abs(),
+            },
+            None => SHM_SIZE_DEFAULT_BYTES,
+        },
+        limits: limits(arguments)?,
+        rlimits,
+        privileged: arguments.has("privileged"),
+        capabilities_added: names("cap-add")?,
+        capabilities_dropped: names("cap-drop")?,
+        no_new_privileges: security.no_new_privileges,
+        seccomp: security.seccomp,
+        shows_system_paths: security.shows_system_paths,
+        strict: security.strict,
+        devices: devices(arguments)?,
+        device_rules,
+        asked_for: arguments.names().map(str::to_owned).collect(),
+    })
+}
+
+fn environment(arguments: &Arguments) -> Result<Vec<Variable>, Failure> {
+    let mut all = Vec::new();
+    for path in arguments.values("env-file") {
+        all.extend(values::variables_of_file("env-file", path)?);
+    }
+    for text in arguments.values("env") {
+        all.push(values::variable("env", text)?);
+    }
+    Ok(all)
+}
+
+fn stop_signal(arguments: &Arguments) -> Result<Option<String>, Failure> {
+    let Some(text) = arguments.value("stop-signal") else { return Ok(None) };
+    match text.parse::<Signal>() {
+        Ok(_) => Ok(Some(text.to_owned())),
+        Err(error) => Err(Failure::new(format!("--stop-signal={text}")).because(&error)),
+    }
+}
+
+fn labels(arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {
+    let mut all = BTreeMap::new();
+    for path in arguments.values("label-file") {
+        for line in values::lines("label-file", path)? {
+            values::label("label-file", &line, &mut all)?;
+        }
+    }
+    for text in arguments.values("label") {
+        values::label("label", text, &mut all)?;
+    }
+    Ok(all)
+}
+
+fn annotations(arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {
+    let mut all = BTreeMap::new();
+    for text in arguments.values("annotation") {
+        values::label("annotation", text, &mut all)?;
+    }
+    Ok(all)
+}
+
+fn hosts(arguments: &Arguments) -> Result<Hosts, Failure> {
+    let all = |flag: &str| arguments.values(flag).map(str::to_owned).collect::<Vec<_>>();
+    let added = arguments.values("add-host").map(values::host).collect::<Result<_, _>>()?;
+    let dns = arguments.values("dns").map(|text| values::address("dns", text));
+    let mut dns_options = all("dns-option");
+    dns_options.extend(all("dns-opt"));
+    Ok(Hosts {
+        hostname: match arguments.value("hostname") {
+            Some(text) => values::hostname("hostname", text)?,
+            None => String::new(),
+        },
+        domainname: match arguments.value("domainname") {
+            Some(text) => values::hostname("domainname", text)?,
+            None => String::new(),
+        },
+        added,
+        dns: dns.collect::<Result<_, _>>()?,
+        dns_search: all("dns-search"),
+        dns_options,
+    })
+}
+
+fn network(arguments: &Arguments, containers: &dyn Containers) -> Result<Network, Failure> {
+    let text = arguments.value("network").or(arguments.value("net")).unwrap_or("none");
+    match text {
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        "default" | "bridge" => {
+            Err(Failure::new(format!("--network={text}: bridge networks are not supported yet"))
+                .hint("--network host shares the host's network, --network none has loopback only"))
+        }
+        other => match other.strip_prefix("container:") {
+            Some(name) => Ok(Network::Container(containers.id_of(name)?)),
+            None => Err(Failure::new(format!("--network={other}: there is no such network"))
+                .hint("there is: none, host, container:NAME")),
+        },
+    }
+}
+
+fn sharing(
+    arguments: &Arguments,
+    flag: &str,
+    containers: &dyn Containers,
+) -> Result<Sharing, Failure> {
+    let Some(text) = arguments.value(flag) else { return Ok(Sharing::Private) };
+    match (flag, text) {
+        (_, "host") => Ok(Sharing::Host),
+        (_, "" | "private") | ("ipc", "shareable" | "none") => Ok(Sharing::Private),
+        ("pid" | "ipc", other) if other.starts_with("container:") => {
+            let name = &other["container:".len()..];
+            Ok(Sharing::Join(containers.namespace_of(name, flag)?))
+        }
+        (_, other) => Err(Failure::new(format!("--{flag}={other}: there is no such mode"))),
+    }
+}
+
+fn sysctls(arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {
+    let one = |text: &str| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::new(format!("--sysctl={text}: it is NAME=VALUE"))),
+    };
+    arguments.values("sysctl").map(one).collect()
+}
+
+fn mounts(arguments: &Arguments) -> Result<(Vec<crate::spec::MountRequest>, Vec<bool>), Failure> {
+    let mut all = Vec::new();
+    for text in arguments.values("volume") {
+        all.push(mount_flags::volume(text)?);
+    }
+    for text in arguments.values("mount") {
+        all.push(mount_flags::mount(text)?);
+    }
+    for text in arguments.values("tmpfs") {
+        all.push(mount_flags::tmpfs(text)?);
+    }
+    Ok(all.into_iter().map(|asked| (asked.mount, asked.makes_source)).unzip())
+}
+
+/// As Docker does, `-v` makes a directory that is missing and `--mount` refuses.
+fn make_sources(
+    mounts: &[crate::spec::MountRequest],
+    makes_sources: &[bool],
+) -> Result<(), Failure> {
+    for (mount, makes) in mounts.iter().zip(makes_sources) {
+        let MountKind::Bind { source, .. } = &mount.kind else { continue };
+        if std::fs::symlink_metadata(source).is_ok() {
+            continue;
+        }
+        if !makes {
+            return Err(Failure::new(format!("--mount: the source {source} does not exist"))
+                .hint(format!("make it: mkdir -p {source}, or use -v, which does")));
+        }
+        std::fs::create_dir_all(source).map_err(|error| {
+            Failure::new(format!("--volume: cannot make the source {source}")).because(&error)
+        })?;
+    }
+    Ok(())
+}
+
+fn limits(arguments: &Arguments) -> Result<Limits, Failure> {
+    let memory = size(arguments, "memory")?;
+    let reservation = size(arguments, "memory-reservation")?;
+    let swap = match arguments.value("memory-swap") {
+        Some("-1") => Some(-1),
+        _ => size(arguments, "memory-swap")?,
+    };
+    check_memory(memory, swap, reservation)?;
+    let online = std::thread::available_parallelism().map_or(1, usize::from);
+    let cpus = arguments.value("cpus").filter(|text| *text != "0");
+    let cpus = cpus.map(|text| values::cpus(text, online)).transpose()?;
+    if cpus.is_some() && (arguments.given("cpu-quota") || arguments.given("cpu-period")) {
+        return Err(Failure::new(
+            "--cpus and --cpu-quota or --cpu-period say the same thing twice",
+        ));
+    }
+    let text = |flag: &'static str| arguments.value(flag).filter(|text| !text.is_empty());
+    Ok(Limits {
+        memory_bytes: memory,
+        memory_swap_bytes: swap,
+        memory_reservation_bytes: reservation,
+        memory_swappiness: number(arguments, "memory-swappiness", 0, 100)?,
+        oom_kill_disabled: arguments.has("oom-kill-disable"),
+        oom_score_adj: number(arguments, "oom-score-adj", -1000, 1000)?,
+        cpu_shares: number(arguments, "cpu-shares", 0, 262_144)?.filter(|&shares| shares > 0),
+        cpu_period_us: match cpus {
+            Some(_) => Some(100_000),
+            None => number(arguments, "cpu-period", 1000, 1_000_000)?,
+        },
+        cpu_quota_us: match cpus {
+            Some(quota) => Some(quota),
+            None => number(arguments, "cpu-quota", -1, i64::MAX)?.filter(|&quota| quota != 0),
+        },
+        cpuset_cpus: text("cpuset-cpus")
+            .map(|list| values::set("cpuset-cpus", list))
+            .transpose()?,
+        cpuset_mems: text("cpuset-mems")
+            .map(|list| values::set("cpuset-mems", list))
+            .transpose()?,
+        pids: number(arguments, "pids-limit", -1, i64::from(i32::MAX))?,
+        blkio_weight: number(arguments, "blkio-weight", 10, 1000)?,
+    })
+}
+
+fn number<T>(arguments: &Arguments, flag: &str, low: T, high: T) -> Result<Option<T>, Failure>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    arguments.value(flag).map(|text| values::number(flag, text, low, high)).transpose()
+}
+
+/// A size; 0 is no limit.
+fn size(arguments: &Arguments, flag: &str) -> Result<Option<i64>, Failure> {
+    let size = arguments.value(flag).map(|text| values::size(flag, text)).transpose()?;
+    Ok(size.filter(|&bytes| bytes != 0))
+}
+
+fn check_memory(
+    memory: Option<i64>,
+    swap: Option<i64>,
+    reservation: Option<i64>,
+) -> Result<(), Failure> {
+    match (memory, swap) {
+        (Some(memory), _) if memory < MEMORY_MIN_BYTES => {
+            return Err(Failure::new("--memory: the least is 6m"));
+        }
+        (None, Some(swap)) if swap > 0 => {
+            return Err(Failure::new("--memory-swap counts memory and swap together")
+                .hint("give --memory too"));
+        }
+        (Some(memory), Some(swap)) if swap > 0 && swap < memory => {
+            return Err(Failure::new(
+                "--memory-swap is memory and swap together: it cannot be less than --memory",
+            ));
+        }
+        _ => {}
+    }
+    match (memory, reservation) {
+        (_, Some(reservation)) if reservation < MEMORY_MIN_BYTES => {
+            Err(Failure::new("--memory-reservation: the least is 6m"))
+        }
+        (Some(memory), Some(reservation)) if reservation > memory => {
+            Err(Failure::new("--memory-reservation is larger than --memory"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[derive(Default)]
+struct Security {
+    no_new_privileges: bool,
+    seccomp: SeccompRequest,
+    shows_system_paths: bool,
+    strict: bool,
+}
+
+fn security(arguments: &Arguments) -> Result<Security, Failure> {
+    let mut security = Security::default();
+    for option in arguments.values("security-opt") {
+        let wrong = |why: &str| Failure::new(format!("--security-opt={option}: {why}"));
+        // Docker takes the old spelling with a colon, too.
+        let (name, value) = match option.split_once(['=', ':']) {
+            Some((name, value)) => (name, Some(value)),
+            None => (option, None),
+        };
+        match (name, value) {
+            ("no-new-privileges", None) => security.no_new_privileges = true,
+            ("no-new-privileges", Some(text)) => {
+                security.no_new_privileges =
+                    truth(text).ok_or_else(|| wrong("it takes true or false"))?;
+            }
+            ("seccomp", Some("unconfined")) => security.seccomp = SeccompRequest::Unconfined,
+            ("seccomp", Some("builtin" | "default")) => security.seccomp = SeccompRequest::Default,
+            ("seccomp", Some(path)) => {
+                let bytes = values::read_file("security-opt seccomp", path, PROFILE_BYTES_MAX)?;
+                security.seccomp = SeccompRequest::Profile(bytes);
+            }
+            ("systempaths", Some("unconfined")) => security.shows_system_paths = true,
+            ("profile", Some("strict")) => security.strict = true,
+            ("profile", Some("default")) => security.strict = false,
+            // Nothing confines here by label, so there is nothing to take away.
+            ("apparmor", Some("unconfined")) | ("label", Some("disable")) => {}
+            ("apparmor", Some(_)) => {
+                return Err(wrong("AppArmor profiles are not supported yet"));
+            }
+            ("label", Some(_)) => return Err(wrong("SELinux labels are not supported")),
+            _ => {
+                return Err(wrong("there is no such option").hint(
+                    "there is: no-new-privileges, seccomp=FILE|unconfined, \
+                     systempaths=unconfined, profile=strict",
+                ));
+            }
+        }
+    }
+    Ok(security)
+}
+
+fn devices(arguments: &Arguments) -> Result<Vec<DeviceUse>, Failure> {
+    let mut all = Vec::new();
+    for text in arguments.values("device") {
+        let wrong = |why: &str| Failure::new(format!("--device={text}: {why}"));
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target, access) = match parts[..] {
+            [source] => (source, source, "rwm"),
+            [source, access] if values::is_access(access) => (source, source, access),
+            [source, target] => (source, target, "rwm"),
+            [source, target, access] => (source, target, access),
+            _ => return Err(wrong("it is HOST[:CONTAINER[:rwm]]")),
+        };
+        if !values::is_access(access) || !source.starts_with('/') || !target.starts_with('/') {
+            return Err(wrong("it is HOST[:CONTAINER[:rwm]], with absolute paths"));
+        }
+        add_devices(Path::new(source), Path::new(target), access, &mut all)
+            .map_err(|error| wrong("cannot use it").because(&error))?;
+    }
+    if arguments.has("privileged") {
+        let mut found = Vec::new();
+        host_devices(Path::new("/dev"), &mut found);
+        let known: Vec<PathBuf> = all.iter().map(|one| one.device.path().clone()).collect();
+        all.extend(found.into_iter().filter(|one| !known.contains(one.device.path())));
+    }
+    Ok(all)
+}
+
+/// A device, or every device of a directory.
+fn add_devices(
+    source: &Path,
+    target: &Path,
+    access: &str,
+    all: &mut Vec<DeviceUse>,
+) -> std::io::Result<()> {
+    if std::fs::metadata(source)?.is_dir() {
+        for entry in std::fs::read_dir(source)? {
+            let name = entry?.file_name();
+            let below = source.join(&name);
+            let kind = std::fs::metadata(&below)?.file_type();
+            if kind.is_dir() || kind.is_block_device() || kind.is_char_device() {
+                add_devices(&below, &target.join(&name), access, all)?;
+            }
+        }
+        return Ok(());
+    }
+    let device = device(source, target)?;
+    all.push(DeviceUse { device, access: access.to_owned() });
+    Ok(())
+}
+
+fn device(source: &Path, target: &Path) -> std::io::Result<LinuxDevice> {
+    let metadata = std::fs::metadata(source)?;
+    let kind = match metadata.file_type() {
+        kind if kind.is_block_device() => LinuxDeviceType::B,
+        kind if kind.is_char_device() => LinuxDeviceType::C,
+        _ => return Err(std::io::Error::other("it is not a device")),
+    };
+    let mut device = LinuxDevice::default();
+    device
+        .set_path(target.to_owned())
+        .set_typ(kind)
+        .set_major(i64::from(rustix::fs::major(metadata.rdev())))
+        .set_minor(i64::from(rustix::fs::minor(metadata.rdev())))
+        .set_file_mode(Some(metadata.mode() & 0o7777))
+        .set_uid(Some(metadata.uid()))
+        .set_gid(Some(metadata.gid()));
+    Ok(device)
+}
+
+/// What a container makes itself, and what is not a device of the host's. Source: runc,
+/// `libcontainer/devices`.
+const NOT_FROM_HOST: [&str; 12] = [
+    "/dev/pts",
+    "/dev/shm",
+    "/dev/fd",
+    "/dev/mqueue",
+    "/dev/.lxc",
+    "/dev/.lxd-mounts",
+    "/dev/.udev",
+    "/dev/console",
+    "/dev/ptmx",
+    "/dev/tty",
+    "/dev/stdin",
+    "/dev/core",
+];
+
+/// Every device below `dir`. What cannot be read is left out, as it is not there for us either.
+fn host_devices(dir: &Path, all: &mut Vec<DeviceUse>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(kind) = entry.file_type() else { continue };
+        if NOT_FROM_HOST.iter().any(|known| path == Path::new(known)) {
+            continue;
+        }
+        if kind.is_dir() {
+            host_devices(&path, all);
+        } else if let Ok(device) = device(&path, &path)
+            && (kind.is_block_device() || kind.is_char_device())
+        {
+            all.push(DeviceUse { device, access: "rwm".to_owned() });
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! Values of flags: sizes, numbers, signals, limits, addresses. Text in, a type or a sentence out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use oci_spec::runtime::{
+    LinuxDeviceCgroup, LinuxDeviceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+};
+
+use crate::failure::Failure;
+use crate::spec::Variable;
+
+/// Largest file of variables or labels, bytes: what execve(2) takes at most, with room.
+const FILE_BYTES_MAX: u64 = 8 << 20;
+
+fn invalid(flag: &str, text: &str, why: &str) -> Failure {
+    Failure::new(format!("--{flag}={text}: {why}"))
+}
+
+/// A size: a number, with a fraction if wanted, and `b`, `k`, `m`, `g`, `t` (powers of 1024), also
+/// as `kb`, `KiB`. Source: docker/go-units `RAMInBytes`.
+pub(super) fn size(flag: &str, text: &str) -> Result<i64, Failure> {
+    let wrong = || invalid(flag, text, "a size is a number with b, k, m or g: 512m, 1.5g");
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = lower[digits.len()..].trim_end_matches("ib");
+    let unit = if unit.len() > 1 { unit.trim_end_matches('b') } else { unit };
+    let shift = match unit {
+        "" | "b" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return Err(wrong()),
+    };
+    let digits = digits.trim_end();
+    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return Err(wrong());
+    }
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number * (1_u64 << shift) as f64;
+    if !bytes.is_finite() || bytes >= i64::MAX as f64 {
+        return Err(invalid(flag, text, "this is more than can be counted"));
+    }
+    Ok(bytes as i64)
+}
+
+/// A number in a range.
+pub(super) fn number<T>(flag: &str, text: &str, low: T, high: T) -> Result<T, Failure>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+{
+    let wrong = |why: String| invalid(flag, text, &why);
+    let value: T = text.parse().map_err(|_| wrong("it takes a whole number".to_owned()))?;
+    if value < low || value > high {
+        return Err(wrong(format!("it lies between {low} and {high}")));
+    }
+    Ok(value)
+}
+
+/// Processors' worth of time, as microseconds in each 100 ms. Source: docker run(1), `--cpus`.
+pub(super) fn cpus(text: &str, online: usize) -> Result<i64, Failure> {
+    let wrong = |why: &str| invalid("cpus", text, why);
+    let number: f64 = text.parse().map_err(|_| wrong("it takes a number: 0.5, 2"))?;
+    if !(0.01..=online as f64).contains(&number) {
+        return Err(wrong(&format!(
+            "it lies between 0.01 and {online}, the number of processors here"
+        )));
+    }
+    Ok((number * 100_000.0).round() as i64)
+}
+
+/// `nofile=1024:2048`; -1 is no limit.
+pub(super) fn ulimit(text: &str) -> Result<PosixRlimit, Failure> {
+    let wrong = |why: &str| invalid("ulimit", text, why);
+    let (name, values) = text.split_once('=').ok_or_else(|| wrong("it is NAME=SOFT[:HARD]"))?;
+    let kind = rlimit_type(name).ok_or_else(|| wrong(&format!("there is no limit {name:?}")))?;
+    let value = |text: &str| match text {
+        "-1" | "unlimited" => Ok(u64::MAX),
+        text => text.parse::<u64>().map_err(|_| wrong("it is NAME=SOFT[:HARD], in numbers")),
+    };
+    let (soft, hard) = match values.split_once(':') {
+        Some((soft, hard)) => (value(soft)?, value(hard)?),
+        None => (value(values)?, value(values)?),
+    };
+    if soft > hard {
+        return Err(wrong("the soft limit lies above the hard one"));
+    }
+    PosixRlimitBuilder::default()
+        .typ(kind)
+        .soft(soft)
+        .hard(hard)
+        .build()
+        .map_err(|error| wrong("it cannot be used").because(&error))
+}
+
+fn rlimit_type(name: &str) -> Option<PosixRlimitType> {
+    use PosixRlimitType as T;
+    Some(match name {
+        "core" => T::RlimitCore,
+        "cpu" => T::RlimitCpu,
+        "data" => T::RlimitData,
+        "fsize" => T::RlimitFsize,
+        "locks" => T::RlimitLocks,
+        "memlock" => T::RlimitMemlock,
+        "msgqueue" => T::RlimitMsgqueue,
+        "nice" => T::RlimitNice,
+        "nofile" => T::RlimitNofile,
+        "nproc" => T::RlimitNproc,
+        "rss" => T::RlimitRss,
+        "rtprio" => T::RlimitRtprio,
+        "rttime" => T::RlimitRttime,
+        "sigpending" => T::RlimitSigpending,
+        "stack" => T::RlimitStack,
+        "as" => T::RlimitAs,
+        _ => return None,
+    })
+}
+
+/// `NAME=VALUE`, or `NAME` for the value that it has here.
+pub(super) fn variable(flag: &str, text: &str) -> Result<Variable, Failure> {
+    let name = text.split('=').next().unwrap_or(text);
+    if name.is_empty() {
+        return Err(invalid(flag, text, "a variable needs a name"));
+    }
+    if text.contains('\0') {
+        return Err(invalid(flag, text, "a variable cannot hold a null byte"));
+    }
+    Ok(match (text.contains('='), std::env::var(name)) {
+        (true, _) => Variable::Set(text.to_owned()),
+        (false, Ok(value)) => Variable::Set(format!("{name}={value}")),
+        (false, Err(_)) => Variable::Unset(name.to_owned()),
+    })
+}
+
+/// The lines of a file: `NAME=VALUE` or `NAME`, `#` in front makes a comment; nothing is quoted
+/// and nothing is expanded. Source: docker run(1), `--env-file`.
+pub(super) fn variables_of_file(flag: &str, path: &str) -> Result<Vec<Variable>, Failure> {
+    let mut variables = Vec::new();
+    for (at, line) in lines(flag, path)?.iter().enumerate() {
+        let name = line.split('=').next().unwrap_or_default();
+        if name.is_empty() || name.contains(char::is_whitespace) {
+            let why = format!("line {}: a variable's name has no spaces and is not empty", at + 1);
+            return Err(invalid(flag, path, &why));
+        }
+        match variable(flag, line)? {
+            // A bare name that is not set here changes nothing.
+            Variable::Unset(_) => {}
+            set => variables.push(set),
+        }
+    }
+    Ok(variables)
+}
+
+/// The lines of a file that are neither empty nor comments.
+pub(super) fn lines(flag: &str, path: &str) -> Result<Vec<String>, Failure> {
+    let bytes = read_file(flag, path, FILE_BYTES_MAX)?;
+    let text = String::from_utf8(bytes).map_err(|_| invalid(flag, path, "it is not UTF-8"))?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let lines = text.lines().map(str::trim_start);
+    Ok(lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect())
+}
+
+/// The bytes of a file that a flag names.
+pub(super) fn read_file(flag: &str, path: &str, bytes_max: u64) -> Result<Vec<u8>, Failure> {
+    use std::io::Read;
+    let failed = |error: std::io::Error| Failure::new(format!("--{flag}={path}")).because(&error);
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(Path::new(path)).map_err(failed)?;
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(invalid(flag, path, &format!("the file has more than {bytes_max} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// `NAME=VALUE` or `NAME`.
+pub(super) fn label(
+    flag: &str,
+    text: &str,
+    into: &mut BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    let (name, value) = text.split_once('=').unwrap_or((text, ""));
+    if name.is_empty() {
+        return Err(invalid(flag, text, "a label needs a name"));
+    }
+    into.insert(name.to_owned(), value.to_owned());
+    Ok(())
+}
+
+/// `NAME:ADDRESS` or `NAME=ADDRESS`; an IPv6 address may stand in brackets.
+pub(super) fn host(text: &str) -> Result<(String, String), Failure> {
+    let wrong = |why: &str| invalid("add-host", text, why);
+    let (name, address) = text
+        .split_once('=')
+        .or_else(|| text.split_once(':'))
+        .ok_or_else(|| wrong("it is NAME:ADDRESS"))?;
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let bare = bare.unwrap_or(address);
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if !is_name {
+        return Err(wrong("it is NAME:ADDRESS"));
+    }
+    if bare == "host-gateway" {
+        return Err(wrong("host-gateway needs a bridge network, which is not supported yet"));
+    }
+    match bare.parse::<IpAddr>() {
+        Ok(address) => Ok((name.to_owned(), address.to_string())),
+        Err(_) => Err(wrong("it is NAME:ADDRESS, with an IP address")),
+    }
+}
+
+pub(super) fn address(flag: &str, text: &str) -> Result<String, Failure> {
+    text.parse::<IpAddr>()
+        .map(|address| address.to_string())
+        .map_err(|_| invalid(flag, text, "it takes an IP address"))
+}
+
+/// A host name as sethostname(2) and the resolver take it.
+pub(super) fn hostname(flag: &str, text: &str) -> Result<String, Failure> {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if text.len() > 64 || !text.split('.').all(label) {
+        let why = "a host name has at most 64 letters, digits, - and dots between";
+        return Err(invalid(flag, text, why));
+    }
+    Ok(text.to_owned())
+}
+
+/// `c 1:3 mr`. Source: docker run(1), `--device-cgroup-rule`.
+pub(super) fn device_rule(text: &str) -> Result<LinuxDeviceCgroup, Failure> {
+    let wrong = || invalid("device-cgroup-rule", text, "it is `a|b|c MAJOR:MINOR rwm`");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let [kind, numbers, access] = words[..] else { return Err(wrong()) };
+    let kind = match kind {
+        "a" => LinuxDeviceType::A,
+        "b" => LinuxDeviceType::B,
+        "c" => LinuxDeviceType::C,
+        _ => return Err(wrong()),
+    };
+    let number = |text: &str| match text {
+        "*" => Ok(None),
+        text => text.parse::<u32>().map(|n| Some(i64::from(n))).map_err(|_| wrong()),
+    };
+    let (major, minor) = numbers.split_once(':').ok_or_else(wrong)?;
+    if !is_access(access) {
+        return Err(wrong());
+    }
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(true)
+        .set_typ(Some(kind))
+        .set_major(number(major)?)
+        .set_minor(number(minor)?)
+        .set_access(Some(access.to_owned()));
+    Ok(rule)
+}
+
+/// Some of `rwm`, each once.
+pub(super) fn is_access(text: &str) -> bool {
+    (1..=3).contains(&text.len())
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(at, b)| b"rwm".contains(&b) && !text[..at].contains(b as char))
+}
+
+/// A list of numbers and ranges: `0-3,7`.
+pub(super) fn set(flag: &str, text: &str) -> Result<String, Failure> {
+    let part = |part: &str| {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let (from, to) = (from.parse::<u16>().ok()?, to.parse::<u16>().ok()?);
+        (from <= to).then_some(())
+    };
+    if text.split(',').all(|text| part(text).is_some()) {
+        Ok(text.to_owned())
+    } else {
+        Err(invalid(flag, text, "it takes a list: 0-3,7"))
+    }
+}
+
+/// A container's name. Source: moby, `daemon/names/names.go`.
+pub(super) fn container_name(text: &str) -> Result<String, Failure> {
+    let name = text.strip_prefix('/').unwrap_or(text);
+    let mut bytes = name.bytes();
+    let starts = bytes.next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let goes_on = bytes.all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+    if !starts || !goes_on || name.len() < 2 || name.len() > 255 {
+        return Err(Failure::new(format!(
+            "{text:?} cannot be a name: it has letters, digits, _ . and -, at least two, a letter \
+             or digit first"
+        )));
+    }
+    Ok(name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, want) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("1b", 1),
+            ("1k", 1024),
+            ("1K", 1024),
+            ("1kb", 1024),
+            ("1KiB", 1024),
+            ("512m", 512 << 20),
+            ("1.5g", 3 << 29),
+            ("2G", 2 << 30),
+            ("1t", 1 << 40),
+            (".5k", 512),
+        ] {
+            assert_eq!(size("memory", text).unwrap(), want, "{text}");
+        }
+        for text in ["", "m", "1x", "-1", "1mm", "1 2", "nan", "inf", "1e30g", "0x10", "+1k"] {
+            assert!(size("memory", text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn processors() {
+        for (text, want) in [("0.5", 50_000), ("2", 200_000), ("0.01", 1000), ("1.25", 125_000)] {
+            assert_eq!(cpus(text, 2).unwrap(), want, "{text}");
+        }
+        for text in ["0", "0.001", "3", "-1", "x", "NaN"] {
+            assert!(cpus(text, 2).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ulimits() {
+        for (text, soft, hard) in [
+            ("nofile=1024:2048", 1024, 2048),
+            ("nproc=5", 5, 5),
+            ("core=-1", u64::MAX, u64::MAX),
+            ("stack=8:unlimited", 8, u64::MAX),
+        ] {
+            let limit = ulimit(text).unwrap();
+            assert_eq!((limit.soft(), limit.hard()), (soft, hard), "{text}");
+        }
+        for text in ["", "nofile", "nofile=", "nofile=2:1", "nonsense=1", "nofile=a", "core=1:2:3"]
+        {
+            assert!(ulimit(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_names() {
+        for (text, want) in [
+            ("a:1.2.3.4", ("a", "1.2.3.4")),
+            ("a=1.2.3.4", ("a", "1.2.3.4")),
+            ("a:::1", ("a", "::1")),
+            ("a:[::1]", ("a", "::1")),
+        ] {
+            assert_eq!(host(text).unwrap(), (want.0.to_owned(), want.1.to_owned()), "{text}");
+        }
+        for text in ["a", "a:", ":1.2.3.4", "a:1.2.3", "a b:1.2.3.4", "a:host-gateway"] {
+            assert!(host(text).is_err(), "{text}");
+        }
+        for text in ["web", "a.b_c-1", "/web", "0a"] {
+            assert!(container_name(text).is_ok(), "{text}");
+        }
+        for text in ["", "a", "-a", "a/b", "a b", "..", "ä1"] {
+            assert!(container_name(text).is_err(), "{text}");
+        }
+        for text in ["", "-a", "a-", "a..b", "a b", &"a".repeat(65)] {
+            assert!(hostname("hostname", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rules_and_sets() {
+        for text in ["c 1:3 mr", "b *:* rwm", "a *:* m"] {
+            assert!(device_rule(text).is_ok(), "{text}");
+        }
+        for text in ["", "c 1 r", "x 1:3 r", "c 1:3 rx", "c 1:3 rr", "c 1:3", "c -1:3 r"] {
+            assert!(device_rule(text).is_err(), "{text}");
+        }
+        for text in ["0", "0-3", "0-1,3"] {
+            assert!(set("cpuset-cpus", text).is_ok(), "{text}");
+        }
+        for text in ["", "3-1", "a", "0,", "-1"] {
+            assert!(set("cpuset-cpus", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn files_of_variables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("env");
+        let name = path.to_str().unwrap();
+        std::fs::write(&path, "# note\n\nA=1\n  B=two words # kept\nC=\nRRUN_NOT_SET_HERE\n")
+            .unwrap();
+        let got = variables_of_file("env-file", name).unwrap();
+        let want = ["A=1", "B=two words # kept", "C="].map(|text| Variable::Set(text.to_owned()));
+        assert_eq!(got, want);
+        std::fs::write(&path, "A B=1\n").unwrap();
+        let failure = variables_of_file("env-file", name).unwrap_err();
+        assert!(failure.message.contains("line 1"), "{failure}");
+        assert!(variables_of_file("env-file", "/nonexistent").is_err());
+    }
+}
