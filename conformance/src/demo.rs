@@ -5,7 +5,7 @@
 //! is gone afterwards, whatever happens in between (see [`crate::janitor`]).
 
 use std::fs;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use crate::http::Request;
 use crate::janitor::{self, Scratch};
+use crate::oci_image::{Image, short};
 use crate::process::Server;
 use crate::wait;
 
@@ -26,8 +26,6 @@ const PROGRAM: &str = include_str!("../demo/app.rs");
 
 /// Where `registry serve` listens when nobody says otherwise.
 const DEFAULT_PORT: u16 = 5000;
-
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// The limits of the demonstration's container.
 const LIMITS: [&str; 6] = ["--memory", "64m", "--cpus", "0.5", "--pids-limit", "32"];
@@ -44,13 +42,13 @@ pub fn run() -> Result<()> {
     let scratch = Scratch::new("demo")?;
 
     step(1, "An image of one file");
-    let image = Image::build(&scratch)?;
+    let image = build_image(&scratch)?;
 
     step(2, "A registry on an empty directory");
     let mut registry = DemoRegistry::start(&registry, &scratch)?;
 
     step(3, "Push");
-    registry.push("app", "latest", &image)?;
+    image.push(registry.address, "app", "latest", say)?;
     registry.show_log()?;
 
     step(4, "Pull and run, isolated and limited");
@@ -64,52 +62,35 @@ pub fn run() -> Result<()> {
     drop(scratch);
     ensure!(!directory.exists(), "{} is still there", directory.display());
     say("registry stopped, containers, images and directories removed");
-    println!();
+    line("");
     Ok(())
 }
 
+/// A reader that has seen enough (`make demo | head`) is no reason to stop half way.
+fn line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 fn step(number: u32, title: &str) {
-    println!("\n{number}. {title}");
+    line(&format!("\n{number}. {title}"));
 }
 
 fn say(text: &str) {
-    println!("   {text}");
+    line(&format!("   {text}"));
 }
 
 /// Shows a command as a person would type it.
 fn prompt(program: &str, arguments: &[&str]) {
-    println!("   $ {program} {}", arguments.join(" "));
+    line(&format!("   $ {program} {}", arguments.join(" ")));
 }
 
-/// An image in memory: what is pushed.
-struct Image {
-    layer: Vec<u8>,
-    config: Vec<u8>,
-    manifest: Vec<u8>,
-}
-
-impl Image {
-    fn build(scratch: &Scratch) -> Result<Self> {
-        let program = compile(scratch)?;
-        let tar = single_file_tar("app", &program)?;
-        let layer = gzip(&tar)?;
-        let config = serde_json::to_vec(&json!({
-            "architecture": architecture(),
-            "os": "linux",
-            "config": { "Entrypoint": ["/app"], "WorkingDir": "/" },
-            "rootfs": { "type": "layers", "diff_ids": [digest(&tar)] },
-            "history": [{ "created_by": "conformance demo" }],
-        }))?;
-        let manifest = serde_json::to_vec(&json!({
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
-        }))?;
-        say(&format!("layer    {}  {:>4} KiB", short(&layer), layer.len() / 1024));
-        say(&format!("manifest {}", short(&manifest)));
-        Ok(Self { layer, config, manifest })
-    }
+fn build_image(scratch: &Scratch) -> Result<Image> {
+    let tar = single_file_tar("app", &compile(scratch)?)?;
+    let image = Image::new(&[tar], &json!({ "Entrypoint": ["/app"], "WorkingDir": "/" }))?;
+    let size: usize = image.layers.iter().map(Vec::len).sum();
+    say(&format!("layer    {}  {:>4} KiB", short(&image.layers[0]), size / 1024));
+    say(&format!("manifest {}", short(&image.manifest)));
+    Ok(image)
 }
 
 /// Compiles the program into a static executable.
@@ -141,36 +122,6 @@ fn single_file_tar(name: &str, content: &[u8]) -> Result<Vec<u8>> {
     let mut archive = tar::Builder::new(Vec::new());
     archive.append_data(&mut header, name, content)?;
     Ok(archive.into_inner()?)
-}
-
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    use std::io::Write as _;
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(bytes)?;
-    Ok(encoder.finish()?)
-}
-
-fn digest(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    let hex: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-    format!("sha256:{hex}")
-}
-
-fn short(bytes: &[u8]) -> String {
-    digest(bytes).chars().take("sha256:".len() + 12).collect()
-}
-
-fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
-    json!({ "mediaType": media_type, "digest": digest(bytes), "size": bytes.len() })
-}
-
-/// The machine's architecture in the words of an image's configuration (Go's GOARCH).
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
 }
 
 /// `registry serve`, with what it says kept in a file and shown step by step.
@@ -212,44 +163,8 @@ impl DemoRegistry {
         let mut text = String::new();
         self.shown += file.read_to_string(&mut text)? as u64;
         for line in text.lines() {
-            println!("   registry | {line}");
+            say(&format!("registry | {line}"));
         }
-        Ok(())
-    }
-
-    fn push(&self, repository: &str, tag: &str, image: &Image) -> Result<()> {
-        for blob in [&image.layer, &image.config] {
-            self.push_blob(repository, blob)?;
-        }
-        let target = format!("/v2/{repository}/manifests/{tag}");
-        Request::new("PUT", &target)
-            .header("Content-Type", MANIFEST_TYPE)
-            .bytes(&image.manifest)
-            .send(self.address)?
-            .expect(201)?;
-        say(&format!("PUT  {target}  201 Created"));
-        Ok(())
-    }
-
-    /// An upload in one request after the session was opened (distribution-spec, "Pushing a blob
-    /// monolithically").
-    fn push_blob(&self, repository: &str, blob: &[u8]) -> Result<()> {
-        let opened = Request::new("POST", &format!("/v2/{repository}/blobs/uploads/"))
-            .send(self.address)?
-            .expect(202)?;
-        let location = opened.need("location")?;
-        let path = match location.strip_prefix("http://") {
-            Some(rest) => &rest[rest.find('/').context("a location without a path")?..],
-            None => location,
-        };
-        let separator = if path.contains('?') { '&' } else { '?' };
-        let target = format!("{path}{separator}digest={}", digest(blob));
-        Request::new("PUT", &target)
-            .header("Content-Type", "application/octet-stream")
-            .bytes(blob)
-            .send(self.address)?
-            .expect(201)?;
-        say(&format!("PUT  /v2/{repository}/blobs/… {}  201 Created", short(blob)));
         Ok(())
     }
 

@@ -63,7 +63,7 @@ fn push_images(world: &World) -> Result<Vec<String>> {
         );
         let reference =
             world.build(&format!("storm{number}:1"), &context, &format!("{base}{own}"))?;
-        world.docker_ok(&["push", "--quiet", &reference])?;
+        world.engine().docker_ok(&["push", "--quiet", &reference])?;
         references.push(reference);
     }
     Ok(references)

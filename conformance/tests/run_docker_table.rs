@@ -71,7 +71,7 @@ fn verdict(differing: &BTreeSet<String>, listed: &BTreeSet<String>) -> Result<()
 
 fn with_docker(world: &World, case: &Case) -> Result<Outcome> {
     let line = arguments(world, case)?;
-    finish(world.docker(&line), case)
+    finish(world.engine().docker(&line), case)
 }
 
 fn with_rrun(world: &World, rrun: &Rrun, case: &Case) -> Result<Outcome> {

@@ -36,7 +36,11 @@ pub(crate) fn push(world: &World) -> Result<()> {
         world.build(&format!("table:{tag}"), &context, &format!("FROM {plain}\n{lines}\n"))?;
     }
     for tag in TAGS {
-        world.docker_ok(&["push", "--quiet", &world.reference(&format!("table:{tag}"))])?;
+        world.engine().docker_ok(&[
+            "push",
+            "--quiet",
+            &world.reference(&format!("table:{tag}")),
+        ])?;
     }
     Ok(())
 }

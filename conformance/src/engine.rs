@@ -1,0 +1,107 @@
+//! A Docker engine of the test's own: Debian's `dockerd` with directories, socket and pid file
+//! apart from any other, without bridge and firewall rules, stopped and unmounted at the end.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::janitor::{self, Chore};
+use crate::process::{self, Server};
+use crate::rrun::{self, Outcome};
+use crate::wait;
+
+/// How long one `docker` command may take: a build of a whole system on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A running engine.
+#[derive(Debug)]
+pub struct Engine {
+    server: Server,
+    directory: PathBuf,
+    leftovers: Chore,
+}
+
+impl Engine {
+    /// Starts an engine that keeps everything in `directory`, which must exist, and waits until it
+    /// answers.
+    ///
+    /// # Errors
+    /// If dockerd is missing or does not come up.
+    pub fn start(directory: &Path) -> Result<Self> {
+        // Were the engine killed, its mounts would keep the directory.
+        let leftovers = janitor::leave(&format!(
+            "sleep 1; for m in $(grep -o ' {}/[^ ]*' /proc/self/mountinfo | sort -r); do umount -l $m; done",
+            directory.display()
+        ))?;
+        let server = Server::start(&mut dockerd(directory)?, &directory.join("log"))?;
+        let mut engine = Self { server, directory: directory.to_owned(), leftovers };
+        wait::until("dockerd to answer", Duration::from_secs(60), || {
+            engine.server.check()?;
+            let mut version = engine.docker(["version"]);
+            let status = version.stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+            Ok(status.success().then_some(()))
+        })?;
+        Ok(engine)
+    }
+
+    /// A `docker` command for this engine, not started yet.
+    pub fn docker<I, S>(&self, arguments: I) -> Command
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = Command::new(crate::tool("docker").unwrap_or_else(|_| "docker".into()));
+        command.arg("--host").arg(format!("unix://{}", self.directory.join("sock").display()));
+        command.args(arguments).stdin(Stdio::null());
+        command.env("DOCKER_BUILDKIT", "0").env("DOCKER_CONFIG", self.directory.join("config"));
+        command
+    }
+
+    /// Runs a `docker` command that must succeed.
+    ///
+    /// # Errors
+    /// If it fails, with everything that it said.
+    pub fn docker_ok(&self, arguments: &[&str]) -> Result<Outcome> {
+        rrun::finish(self.docker(arguments), PATIENCE)?
+            .expect_code(0)
+            .with_context(|| format!("docker {}", arguments.join(" ")))
+    }
+
+    /// The engine's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Asked to stop, the engine unmounts what it mounted, but for one namespace.
+        if self.server.stop(Duration::from_secs(20)).is_ok() {
+            let namespace = self.directory.join("exec/netns/default");
+            let _ = process::shell("umount -l \"$1\" 2>/dev/null || true", &[namespace]);
+            self.leftovers.done();
+        }
+    }
+}
+
+fn dockerd(directory: &Path) -> Result<Command> {
+    let mut command = Command::new(crate::tool("dockerd")?);
+    let option = |name: &str, value: &str| format!("--{name}={}", directory.join(value).display());
+    command.args([
+        option("data-root", "data"),
+        option("exec-root", "exec"),
+        option("pidfile", "pid"),
+    ]);
+    command.arg(format!("--host=unix://{}", directory.join("sock").display()));
+    command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]);
+    command.args(["--ip-masq=false", "--storage-driver=overlay2"]);
+    // The machine's own configuration must not take part.
+    fs::write(directory.join("daemon.json"), "{}")?;
+    command.arg(option("config-file", "daemon.json"));
+    Ok(command)
+}
