@@ -1,10 +1,13 @@
 //! The command line of the registry.
 
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use registry::config::Config;
+use registry::config::{Config, ConfigError, Loaded};
 use registry::{ServeError, observe};
 
 /// Exit code for a configuration that cannot be served. Source: sysexits(3), `EX_CONFIG`.
@@ -21,12 +24,40 @@ struct Cli {
 enum Command {
     /// Serve a directory of images
     Serve(ServeArgs),
+    /// Ask a running registry whether it is ready; exit 0 if so
+    Healthcheck {
+        /// Where it listens
+        #[arg(default_value = "http://127.0.0.1:5000/readyz")]
+        url: String,
+    },
+    /// Look at a configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
     /// Print the version
     Version,
 }
 
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Say what is wrong with a configuration; exit 78 if anything is
+    Check(ConfigArgs),
+    /// Print the configuration that file and environment give together, secrets hidden
+    Print(ConfigArgs),
+}
+
+#[derive(Args)]
+struct ConfigArgs {
+    /// Configuration file (YAML, distribution's keys); REGISTRY_* variables override it
+    #[arg(value_name = "CONFIG", env = "REGISTRY_CONFIGURATION_PATH")]
+    file: Option<PathBuf>,
+}
+
 #[derive(Args)]
 struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Address to listen on [default: 127.0.0.1:5000]
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
@@ -41,6 +72,8 @@ struct ServeArgs {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(args),
+        Command::Healthcheck { url } => healthcheck(&url),
+        Command::Config { command } => config(command),
         Command::Version => {
             println!("registry {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -48,29 +81,55 @@ fn main() -> ExitCode {
     }
 }
 
+fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
+    Config::load(args.file.as_deref()).map_err(|error| {
+        eprintln!("registry: {error}");
+        if matches!(error, ConfigError::Read { .. }) {
+            eprintln!("hint: without a file, leave the argument out");
+        }
+        ExitCode::from(EXIT_CONFIG)
+    })
+}
+
+fn config(command: ConfigCommand) -> ExitCode {
+    let (args, print) = match &command {
+        ConfigCommand::Check(args) => (args, false),
+        ConfigCommand::Print(args) => (args, true),
+    };
+    match load(args) {
+        Ok(loaded) => {
+            for note in &loaded.notes {
+                eprintln!("registry: {note}");
+            }
+            if print {
+                println!("{}", loaded.effective);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
 fn serve(args: ServeArgs) -> ExitCode {
-    let mut config = Config::default();
-    let from = |flag: Option<String>, name: &str| flag.or_else(|| std::env::var(name).ok());
-    if let Some(addr) = from(args.addr, "REGISTRY_HTTP_ADDR") {
+    let Loaded { mut config, notes, .. } = match load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    if let Some(addr) = args.addr {
         config.addr = addr;
     }
-    let root = args.root.map(|root| root.to_string_lossy().into_owned());
-    if let Some(root) = from(root, "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY") {
-        config.root = root.into();
+    if let Some(root) = args.root {
+        config.root = root;
     }
-    if let Some(level) = from(args.log_level, "REGISTRY_LOG_LEVEL") {
+    if let Some(level) = args.log_level {
         config.log.level = level;
-    }
-    match log_format() {
-        Ok(format) => config.log.format = format,
-        Err(value) => {
-            eprintln!("registry: REGISTRY_LOG_FORMATTER is {value:?}: it can be text or json");
-            return ExitCode::from(EXIT_CONFIG);
-        }
     }
     if let Err(error) = observe::init(&config.log) {
         eprintln!("registry: {error}");
         return ExitCode::from(EXIT_CONFIG);
+    }
+    for note in notes {
+        tracing::warn!("{note}");
     }
     match registry::serve(&config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,14 +143,36 @@ fn serve(args: ServeArgs) -> ExitCode {
     }
 }
 
-/// `REGISTRY_LOG_FORMATTER`, distribution's name for the form of the log; the error is its value.
-fn log_format() -> Result<Option<observe::Format>, String> {
-    match std::env::var("REGISTRY_LOG_FORMATTER") {
-        Err(_) => Ok(None),
-        Ok(value) => match value.as_str() {
-            "text" => Ok(Some(observe::Format::Text)),
-            "json" | "logstash" => Ok(Some(observe::Format::Json)),
-            _ => Err(value),
-        },
+/// How long a health check waits for anything.
+const HEALTHCHECK_WAIT: Duration = Duration::from_secs(5);
+
+/// Asks over plain HTTP; an image without curl has nothing else to ask with.
+fn healthcheck(url: &str) -> ExitCode {
+    match ask(url) {
+        Ok(status) if status.starts_with("200") => ExitCode::SUCCESS,
+        Ok(status) => {
+            eprintln!("registry: {url} answers {status}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("registry: {url}: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// The status of a GET: code and reason.
+fn ask(url: &str) -> std::io::Result<String> {
+    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
+    let rest = url.strip_prefix("http://").ok_or_else(invalid)?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, "readyz"));
+    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
+    let address = address.to_socket_addrs()?.next().ok_or_else(invalid)?;
+    let mut tcp = TcpStream::connect_timeout(&address, HEALTHCHECK_WAIT)?;
+    tcp.set_read_timeout(Some(HEALTHCHECK_WAIT))?;
+    write!(tcp, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    tcp.take(64 << 10).read_to_string(&mut answer)?;
+    let status = answer.lines().next().and_then(|line| line.split_once(' '));
+    Ok(status.map_or_else(|| "nothing".to_owned(), |(_, status)| status.to_owned()))
 }

@@ -1,8 +1,17 @@
-//! What the server is told to do.
+//! What the server is told to do: distribution's configuration file and variables, our own keys
+//! beside them, and the defaults.
 
-use std::path::PathBuf;
+mod file;
+mod load;
+mod units;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::Value;
+
+use self::file::File;
+pub use self::load::ConfigError;
 use crate::content::{Policy, collect, scrub};
 use crate::http::{Limits, Settings};
 use crate::records::Missing;
@@ -35,6 +44,8 @@ pub struct Purge {
     pub interval: Duration,
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+
 impl Default for Config {
     fn default() -> Self {
         let limits = Limits::default();
@@ -49,18 +60,458 @@ impl Default for Config {
                 relative_urls: true,
                 catalog_max: 1000,
                 tags_max: 10_000,
-                metrics: true,
             },
             limits,
             policy: Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false },
             gc: collect::Settings::default(),
             scrub: scrub::Settings::default(),
             store: store::Options { wait_for_lock: limits.drain, reserve: None },
-            purge: Some(Purge {
-                age: Duration::from_secs(24 * 3600),
-                interval: Duration::from_secs(3600),
-            }),
+            purge: Some(Purge { age: 24 * HOUR, interval: HOUR }),
             workers: None,
+        }
+    }
+}
+
+/// A configuration and what to tell about it.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// Keys without effect, for the log.
+    pub notes: Vec<String>,
+    /// The configuration that was read, secrets hidden, as JSON, which is YAML too.
+    pub effective: String,
+}
+
+impl Config {
+    /// Reads a file, or none, and puts the process's `REGISTRY_*` variables over it.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: Option<&Path>) -> Result<Loaded, ConfigError> {
+        let variables: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self::load_with(path, &variables)
+    }
+
+    /// [`Config::load`] with other variables than the process's.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load_with(
+        path: Option<&Path>,
+        variables: &[(String, String)],
+    ) -> Result<Loaded, ConfigError> {
+        let (file, mut notes) = load::load(path, variables)?;
+        refuse_unsupported(&file)?;
+        note_ineffective(&file, &mut notes);
+        let config = resolve(&file)?;
+        let mut shown = file;
+        if let Some(secret) = &mut shown.http.secret {
+            *secret = "***".to_owned();
+        }
+        let effective = serde_json::to_string_pretty(&shown).unwrap_or_default();
+        Ok(Loaded { config, notes, effective })
+    }
+}
+
+/// Refuses what would serve something else than was asked for: an open registry in place of a
+/// guarded one, plain HTTP in place of TLS, an empty disk in place of a bucket.
+fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
+    let refuse = |key, what: &str| Err(ConfigError::Value { key, what: what.to_owned() });
+    let set = |section: &Option<_>| section.is_some();
+    if set(&file.auth) {
+        return refuse("auth", "accounts are not supported yet, and serving without is not safe");
+    }
+    if set(&file.middleware) {
+        return refuse("middleware", "middleware is not supported");
+    }
+    if set(&file.http.tls) {
+        return refuse(
+            "http.tls",
+            "TLS is not supported yet: put a proxy that ends TLS in front and leave this key out",
+        );
+    }
+    if file.proxy.as_ref().is_some_and(|proxy| proxy.contains_key("remoteurl")) {
+        return refuse("proxy.remoteurl", "pull-through mode is not supported yet");
+    }
+    let storage = &file.storage;
+    for (key, driver) in [
+        ("storage.s3", &storage.s3),
+        ("storage.s3aws", &storage.s3aws),
+        ("storage.gcs", &storage.gcs),
+        ("storage.azure", &storage.azure),
+        ("storage.swift", &storage.swift),
+        ("storage.oss", &storage.oss),
+        ("storage.inmemory", &storage.inmemory),
+    ] {
+        if driver.is_some() {
+            return refuse(key, "this storage is not supported: use storage.filesystem");
+        }
+    }
+    if file.http.net.as_deref().is_some_and(|net| net != "tcp") {
+        return refuse("http.net", "only tcp is supported");
+    }
+    if file.http.prefix.as_deref().is_some_and(|prefix| prefix != "/" && !prefix.is_empty()) {
+        return refuse("http.prefix", "a path prefix is not supported");
+    }
+    let urls = &file.validation.manifests.urls;
+    if urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
+        return refuse("validation.manifests.urls", "rules on layer urls are not supported");
+    }
+    Ok(())
+}
+
+fn note_ineffective(file: &File, notes: &mut Vec<String>) {
+    let mut note = |present: bool, key: &str, why: &str| {
+        if present {
+            notes.push(format!("{key} has no effect: {why}"));
+        }
+    };
+    note(file.notifications.is_some(), "notifications", "events are not sent yet");
+    note(file.redis.is_some(), "redis", "no cache outside the process is needed");
+    note(file.storage.cache.is_some(), "storage.cache", "what is read often stays in memory");
+    note(file.storage.redirect.is_some(), "storage.redirect", "a disk has nowhere to redirect to");
+    note(file.storage.tag.is_some(), "storage.tag", "tags are rows, not files");
+    note(
+        file.storage.filesystem.maxthreads.is_some(),
+        "storage.filesystem.maxthreads",
+        "the pool has its own size",
+    );
+    note(file.health.is_some(), "health", "/livez and /readyz are always there");
+    note(file.policy.is_some(), "policy", "repository classes are not supported");
+    note(file.compatibility.is_some(), "compatibility", "schema 1 is not supported");
+    note(file.reporting.is_some(), "reporting", "errors go to the log");
+    note(file.log.hooks.is_some(), "log.hooks", "mails are not sent");
+    note(file.log.fields.is_some(), "log.fields", "lines have fixed fields");
+    note(file.http.debug.addr.is_some(), "http.debug.addr", "/metrics is served on http.addr");
+    note(file.http.http2.is_some() || file.http.h2c.is_some(), "http.http2", "HTTP/1.1 is served");
+    note(
+        file.validation.manifests.indexes.is_some(),
+        "validation.manifests.indexes",
+        "use validation.manifests.missing",
+    );
+}
+
+fn resolve(file: &File) -> Result<Config, ConfigError> {
+    let mut config = Config::default();
+    // Whoever has a file of distribution gets distribution's defaults.
+    let distribution = file.version.is_some();
+    if let Some(addr) = &file.http.addr {
+        config.addr.clone_from(addr);
+    }
+    if let Some(root) = &file.storage.filesystem.rootdirectory {
+        config.root = root.into();
+    } else if distribution {
+        config.root = "/var/lib/registry".into();
+    }
+    if let Some(level) = file.log.level.as_ref().or(file.loglevel.as_ref()) {
+        config.log.level = level_name(level)?;
+    }
+    config.log.format = log_format(file.log.formatter.as_deref())?;
+    config.http.access_log = !file.log.accesslog.disabled;
+    config.http.headers = headers(file)?;
+    config.http.host = file.http.host.as_deref().map(host).transpose()?;
+    config.http.relative_urls = file.http.relativeurls.unwrap_or(config.http.host.is_none());
+    if let Some(max) = file.catalog.maxentries {
+        config.http.catalog_max = max.clamp(1, 100_000);
+    }
+    if let Some(max) = file.tags.maxtags {
+        config.http.tags_max = max.clamp(1, 100_000);
+    }
+    if let Some(drain) = duration("http.draintimeout", file.http.draintimeout.as_ref())? {
+        config.limits.drain = drain;
+        config.store.wait_for_lock = drain;
+    }
+    limits(file, &mut config.limits)?;
+    config.policy.delete_enabled = file.storage.delete.enabled.unwrap_or(!distribution);
+    config.policy.read_only = file.storage.maintenance.readonly.enabled.unwrap_or(false);
+    config.policy.missing = missing(file)?;
+    config.store.reserve = match &file.storage.filesystem.reserve {
+        Some(value) => Some(units::size(value).ok_or_else(|| ConfigError::Value {
+            key: "storage.filesystem.reserve",
+            what: format!("{value} is no size: write for example 64MiB"),
+        })?),
+        None => None,
+    };
+    config.purge = purge(file, distribution)?;
+    config.gc = gc(file, config.gc)?;
+    config.scrub = scrub(file, config.scrub)?;
+    Ok(config)
+}
+
+fn duration(key: &'static str, value: Option<&Value>) -> Result<Option<Duration>, ConfigError> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    let found = units::duration(value);
+    found.map(Some).ok_or_else(|| ConfigError::Value {
+        key,
+        what: format!("{value} is no duration: write for example 30s, 24h"),
+    })
+}
+
+fn level_name(level: &str) -> Result<String, ConfigError> {
+    match level.to_ascii_lowercase().as_str() {
+        // Names of logrus, which distribution takes.
+        "warning" => Ok("warn".to_owned()),
+        "fatal" | "panic" => Ok("error".to_owned()),
+        known @ ("error" | "warn" | "info" | "debug" | "trace") => Ok(known.to_owned()),
+        // A filter of tracing's: `info,registry=debug`. Checked when logging starts.
+        filter if filter.contains(['=', ',']) => Ok(level.to_owned()),
+        _ => Err(ConfigError::Value {
+            key: "log.level",
+            what: format!("{level:?} is none of error, warn, info, debug, trace"),
+        }),
+    }
+}
+
+fn log_format(formatter: Option<&str>) -> Result<Option<observe::Format>, ConfigError> {
+    match formatter {
+        None => Ok(None),
+        Some("text") => Ok(Some(observe::Format::Text)),
+        Some("json" | "logstash") => Ok(Some(observe::Format::Json)),
+        Some(other) => Err(ConfigError::Value {
+            key: "log.formatter",
+            what: format!("{other:?} is none of text, json, logstash"),
+        }),
+    }
+}
+
+fn headers(file: &File) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut found = Vec::new();
+    for (name, values) in &file.http.headers {
+        for value in values {
+            if !crate::http::is_header(name, value) {
+                let what = format!("{name}: {value} is no header");
+                return Err(ConfigError::Value { key: "http.headers", what });
+            }
+            found.push((name.clone(), value.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// A public address: scheme, host, optional port and path, nothing that would break a header.
+fn host(text: &str) -> Result<String, ConfigError> {
+    let rest = text.strip_prefix("https://").or(text.strip_prefix("http://"));
+    let valid = rest.is_some_and(|rest| {
+        !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?')
+    });
+    if valid {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        let what = format!("{text:?} is no address: write for example https://registry.example");
+        Err(ConfigError::Value { key: "http.host", what })
+    }
+}
+
+fn limits(file: &File, limits: &mut Limits) -> Result<(), ConfigError> {
+    for (key, value, target) in [
+        ("limits.head", &file.limits.head, &mut limits.head),
+        ("limits.idle", &file.limits.idle, &mut limits.idle),
+        ("limits.write", &file.limits.write, &mut limits.write),
+    ] {
+        if let Some(found) = duration(key, value.as_ref())? {
+            if found.is_zero() {
+                let what =
+                    "must be more than 0: no limit would let clients hold connections for ever";
+                return Err(ConfigError::Value { key, what: what.to_owned() });
+            }
+            *target = found;
+        }
+    }
+    if let Some(connections) = file.limits.connections {
+        limits.connections = connections.max(1);
+    }
+    Ok(())
+}
+
+fn missing(file: &File) -> Result<Missing, ConfigError> {
+    match file.validation.manifests.missing.as_deref() {
+        None | Some("refuse") => Ok(Missing::Refuse),
+        Some("accept") => Ok(Missing::Accept),
+        Some(other) => Err(ConfigError::Value {
+            key: "validation.manifests.missing",
+            what: format!("{other:?} is neither refuse nor accept"),
+        }),
+    }
+}
+
+fn purge(file: &File, distribution: bool) -> Result<Option<Purge>, ConfigError> {
+    let purging = &file.storage.maintenance.uploadpurging;
+    if purging.enabled == Some(false) || purging.dryrun == Some(true) {
+        return Ok(None);
+    }
+    let defaults = if distribution { (168 * HOUR, 24 * HOUR) } else { (24 * HOUR, HOUR) };
+    let key = "storage.maintenance.uploadpurging";
+    Ok(Some(Purge {
+        age: duration(key, purging.age.as_ref())?.unwrap_or(defaults.0),
+        interval: duration(key, purging.interval.as_ref())?.unwrap_or(defaults.1),
+    }))
+}
+
+fn gc(file: &File, mut gc: collect::Settings) -> Result<collect::Settings, ConfigError> {
+    for (key, value, target) in [
+        ("gc.grace", &file.gc.grace, &mut gc.grace),
+        ("gc.reviewdelay", &file.gc.reviewdelay, &mut gc.review_delay),
+        ("gc.interval", &file.gc.interval, &mut gc.interval),
+    ] {
+        if let Some(found) = duration(key, value.as_ref())? {
+            *target = found;
+        }
+    }
+    gc.pace = file.gc.pace.unwrap_or(gc.pace);
+    Ok(gc)
+}
+
+fn scrub(file: &File, mut scrub: scrub::Settings) -> Result<scrub::Settings, ConfigError> {
+    if let Some(value) = &file.scrub.rate {
+        scrub.rate = units::size(value).ok_or_else(|| ConfigError::Value {
+            key: "scrub.rate",
+            what: format!("{value} is no size per second: write for example 8MiB, or 0 for off"),
+        })?;
+    }
+    if let Some(found) = duration("scrub.interval", file.scrub.interval.as_ref())? {
+        scrub.interval = found;
+    }
+    Ok(scrub)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(yaml: &str, variables: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.yml");
+        std::fs::write(&path, yaml).unwrap();
+        let variables: Vec<_> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Config::load_with(Some(&path), &variables)
+    }
+
+    /// The file in distribution's image.
+    const DISTRIBUTION: &str = "\
+version: 0.1
+log:
+  fields:
+    service: registry
+storage:
+  cache:
+    blobdescriptor: inmemory
+  filesystem:
+    rootdirectory: /var/lib/registry
+http:
+  addr: :5000
+  headers:
+    X-Content-Type-Options: [nosniff]
+health:
+  storagedriver:
+    enabled: true
+    interval: 10s
+    threshold: 3
+";
+
+    #[test]
+    fn a_file_of_distribution_is_taken_with_its_defaults() {
+        let loaded = load(DISTRIBUTION, &[]).unwrap();
+        assert_eq!(loaded.config.addr, ":5000");
+        assert_eq!(loaded.config.root, Path::new("/var/lib/registry"));
+        assert!(!loaded.config.policy.delete_enabled);
+        assert_eq!(loaded.config.http.headers.len(), 1);
+        assert_eq!(loaded.notes.len(), 3, "{:?}", loaded.notes);
+        assert!(load("", &[]).unwrap().config.policy.delete_enabled);
+    }
+
+    #[test]
+    fn variables_override_the_file() {
+        let config = load(
+            DISTRIBUTION,
+            &[
+                ("REGISTRY_HTTP_ADDR", "127.0.0.1:1"),
+                ("REGISTRY_STORAGE_DELETE_ENABLED", "true"),
+                ("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", "12"),
+                ("REGISTRY_VALIDATION_MANIFESTS_MISSING", "accept"),
+                ("REGISTRY_HTTP_HEADERS", "{A: [b]}"),
+                ("REGISTRY_LOG_LEVEL", "debug"),
+                ("REGISTRY_GC_GRACE", "90m"),
+                ("OTHER_HTTP_ADDR", "x"),
+            ],
+        )
+        .unwrap()
+        .config;
+        assert_eq!((config.addr.as_str(), config.root), ("127.0.0.1:1", "12".into()));
+        assert!(config.policy.delete_enabled);
+        assert_eq!(config.policy.missing, Missing::Accept);
+        assert_eq!(config.http.headers, [("A".to_owned(), "b".to_owned())]);
+        assert_eq!(config.log.level, "debug");
+        assert_eq!(config.gc.grace, Duration::from_secs(5400));
+    }
+
+    #[test]
+    fn variables_of_kubernetes_are_not_ours_and_unknown_ones_are_told() {
+        let loaded = load(
+            "",
+            &[
+                ("REGISTRY_PORT", "tcp://10.0.0.1:5000"),
+                ("REGISTRY_PORT_5000_TCP_ADDR", "10.0.0.1"),
+                ("REGISTRY_SERVICE_HOST", "10.0.0.1"),
+                ("REGISTRY_HTTP_ADR", "x"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(loaded.notes.len(), 1, "{:?}", loaded.notes);
+        assert!(loaded.notes[0].contains("did you mean \"addr\""), "{}", loaded.notes[0]);
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_place() {
+        let error = load("http:\n  addr: x\n  hots: y\n", &[]).unwrap_err().to_string();
+        assert!(error.contains("config.yml:3:3"), "{error}");
+        assert!(error.contains("did you mean \"host\""), "{error}");
+        let error = load("http: [\n", &[]).unwrap_err();
+        assert!(matches!(error, ConfigError::File { line: 1.., .. }), "{error}");
+        let error = load("", &[("REGISTRY_LOG_ACCESSLOG_DISABLED", "perhaps")]).unwrap_err();
+        assert!(error.to_string().contains("REGISTRY_LOG_ACCESSLOG_DISABLED"), "{error}");
+    }
+
+    #[test]
+    fn what_would_serve_something_else_is_refused() {
+        for yaml in [
+            "auth: {htpasswd: {realm: x, path: y}}",
+            "auth: {}",
+            "middleware: {registry: []}",
+            "proxy: {remoteurl: 'https://registry-1.docker.io'}",
+            "http: {tls: {certificate: a, key: b}}",
+            "storage: {s3: {bucket: b}}",
+            "storage: {inmemory: {}}",
+            "http: {prefix: /x}",
+            "http: {net: unix}",
+            "http: {host: 'registry.example'}",
+            "http: {headers: {'a b': [c]}}",
+            "http: {draintimeout: soon}",
+            "log: {level: loud}",
+            "log: {formatter: xml}",
+            "validation: {manifests: {missing: maybe}}",
+            "storage: {filesystem: {reserve: much}}",
+            "limits: {head: 0}",
+        ] {
+            assert!(load(yaml, &[]).is_err(), "{yaml}");
+        }
+        assert!(load("", &[("REGISTRY_AUTH_HTPASSWD_PATH", "x")]).is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let loaded = load("http: {secret: hunter2}", &[]).unwrap();
+        assert!(!loaded.effective.contains("hunter2"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_an_error_and_no_panic(text in "\\PC{0,200}") {
+            let _ = load(&text, &[("REGISTRY_HTTP_ADDR", &text)]);
         }
     }
 }

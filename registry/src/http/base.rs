@@ -7,7 +7,6 @@ use actix_web::http::header;
 
 use super::Call;
 use super::body::Body;
-use super::error::ApiError;
 use super::respond::{Finish as _, Reply, reply};
 use super::route::Probe;
 use crate::observe::Gauges;
@@ -40,21 +39,18 @@ pub(super) fn health(call: &Call, probe: Probe) -> Reply {
         .into()
 }
 
-pub(super) fn metrics(call: &Call) -> Result<Reply, ApiError> {
+pub(super) fn metrics(call: &Call) -> Reply {
     let state = &call.state;
-    if !state.settings.metrics {
-        return Err(ApiError::no_such_endpoint());
-    }
     let text = state.metrics.encode(Gauges {
         uploads_active: state.content.open_uploads(),
         disk_free_bytes: state.content.disk().free_bytes().unwrap_or(0),
         writable: state.content.writes_refused().is_none(),
     });
-    Ok(reply(StatusCode::OK)
+    reply(StatusCode::OK)
         .insert_header((
             header::CONTENT_TYPE,
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
         ))
         .message_body_or_500(Body::from(text))
-        .into())
+        .into()
 }

@@ -66,8 +66,11 @@ pub struct Settings {
     pub catalog_max: usize,
     /// Most tags of a page (`tags.maxtags`).
     pub tags_max: usize,
-    /// Whether `/metrics` is served.
-    pub metrics: bool,
+}
+
+/// Whether `name: value` can be sent as a header.
+pub(crate) fn is_header(name: &str, value: &str) -> bool {
+    HeaderName::try_from(name).is_ok() && HeaderValue::try_from(value).is_ok()
 }
 
 impl State {
@@ -233,7 +236,7 @@ async fn answer(
         (Route::Base, _) => Ok(base::base()),
         (Route::Catalog, _) => tags::catalog(call).await,
         (Route::Health(probe), _) => Ok(base::health(call, probe)),
-        (Route::Metrics, _) => base::metrics(call),
+        (Route::Metrics, _) => Ok(base::metrics(call)),
         (Route::Blob { name: n, digest }, &Method::DELETE) => {
             blobs::delete(call, &name(n)?, &digest).await
         }

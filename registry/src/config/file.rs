@@ -1,0 +1,251 @@
+//! The configuration file as distribution knows it, and our own keys.
+//!
+//! Keys that have no effect here are listed all the same: an existing file must be accepted, and a
+//! key that is in neither list is a mistake that should be told.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A section whose content does not matter here, because it has no effect or is refused whole.
+type Foreign = BTreeMap<String, Value>;
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    /// `0.1` selects distribution's defaults where ours differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Value>,
+    pub log: Log,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loglevel: Option<String>,
+    pub storage: Storage,
+    pub http: Http,
+    pub validation: Validation,
+    pub catalog: Catalog,
+    pub tags: Tags,
+    pub gc: Gc,
+    pub scrub: Scrub,
+    pub limits: Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub middleware: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notifications: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compatibility: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reporting: Option<Foreign>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Log {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub formatter: Option<String>,
+    pub accesslog: AccessLog,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fields: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reportcaller: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AccessLog {
+    pub disabled: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Storage {
+    pub filesystem: Filesystem,
+    pub delete: Enabled,
+    pub maintenance: Maintenance,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inmemory: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3aws: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub azure: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub swift: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oss: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Filesystem {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootdirectory: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maxthreads: Option<Value>,
+    /// Ours: free space that pushes leave untouched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Enabled {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Maintenance {
+    pub uploadpurging: UploadPurging,
+    pub readonly: Enabled,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct UploadPurging {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dryrun: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Http {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relativeurls: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draintimeout: Option<Value>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Foreign>,
+    pub debug: Debug,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http2: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub h2c: Option<Foreign>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Debug {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prometheus: Option<Foreign>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Validation {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+    pub manifests: ValidationManifests,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ValidationManifests {
+    /// Ours: `refuse` or `accept`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub urls: Option<Foreign>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub indexes: Option<Foreign>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Catalog {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maxentries: Option<usize>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tags {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maxtags: Option<usize>,
+}
+
+/// Ours: collection.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Gc {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reviewdelay: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Value>,
+    /// Blobs removed per second at most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pace: Option<u32>,
+}
+
+/// Ours: reading everything back, to find rot before a client does.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Scrub {
+    /// Bytes per second at most; 0 is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<Value>,
+}
+
+/// Ours: what bounds clients.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<usize>,
+}
