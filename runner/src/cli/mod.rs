@@ -9,12 +9,14 @@ pub mod flags;
 mod globals;
 mod help;
 pub(crate) mod images;
+pub(crate) mod listing;
 mod mount_flags;
 mod names;
 mod output;
 mod request;
 mod run;
 mod run_flags;
+pub(crate) mod template;
 mod values;
 
 use std::ffi::OsString;
