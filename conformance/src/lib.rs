@@ -14,9 +14,12 @@ pub mod demo;
 pub mod engine;
 pub mod guest;
 pub mod http;
+pub mod image;
+pub mod install;
 pub mod janitor;
 pub mod oci_image;
 pub mod process;
+pub mod registry;
 pub mod rootfs;
 pub mod rrun;
 pub mod terminal;
@@ -26,6 +29,8 @@ pub mod world;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+
+pub use registry::Registry;
 
 /// The root of the source tree.
 pub fn workspace() -> &'static Path {

@@ -16,6 +16,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Action {
+    /// Install the Debian packages and build the Go programs that tests and benchmarks need (root)
+    Install,
     /// Start a registry, push an image, run it with rrun, clean up
     Demo,
     /// Check that rrun works on this host, with a Debian image from a registry
@@ -27,6 +29,7 @@ enum Action {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Action::Install => conformance::install::install(),
         Action::Demo => conformance::demo::run(),
         Action::CheckRunner { reference } => conformance::basics::check_host(&reference),
     };
