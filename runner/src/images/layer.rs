@@ -174,6 +174,11 @@ pub(crate) fn layer_path(diff_id: &DiffId) -> String {
     format!("layers/{}", file_name(&diff_id.0))
 }
 
+/// The reverse of [`file_name`].
+pub(crate) fn digest_of(file_name: &str) -> Option<Digest> {
+    file_name.replacen('-', ":", 1).parse().ok()
+}
+
 impl Store {
     /// A layer that is there and whole: it is durable, or of this boot.
     ///

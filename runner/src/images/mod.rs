@@ -36,6 +36,7 @@ mod ingest;
 mod layer;
 mod lock;
 mod record;
+mod remove;
 mod sweep;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,6 +54,7 @@ pub(crate) use self::layer::layer_path;
 pub use self::layer::{Attributes, Layer, LayerFacts};
 pub use self::lock::{Hold, Lease};
 pub use self::record::{Image, familiar_name, repository_of};
+pub use self::remove::{Removed, Usage};
 
 /// The layout of the store that this program writes.
 pub const FORMAT: u32 = 1;

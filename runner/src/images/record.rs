@@ -114,7 +114,7 @@ impl Store {
         Ok(images)
     }
 
-    fn image_record(&self, name: &str) -> Result<Option<Image>, StoreError> {
+    pub(crate) fn image_record(&self, name: &str) -> Result<Option<Image>, StoreError> {
         let path = format!("images/{name}");
         let Some(bytes) =
             files::read(self.dir(), &path).map_err(StoreError::io(format!("read {path}")))?

@@ -30,7 +30,7 @@ impl Store {
     }
 
     /// With `lock` held exclusively: whoever works holds the lock of its directory.
-    fn abandon_work(&self) -> Result<(), StoreError> {
+    pub(super) fn abandon_work(&self) -> Result<(), StoreError> {
         let what = || StoreError::io("tidy the store");
         for name in files::names(self.dir(), "work").map_err(what())? {
             let path = format!("work/{name}");

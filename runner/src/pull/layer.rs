@@ -117,7 +117,7 @@ impl Fetcher<'_> {
             self.progress.state(&layer.blob, LayerState::AlreadyExists);
             return Ok(false);
         }
-        self.progress.state(&layer.blob, LayerState::Waiting);
+        self.progress.state(&layer.blob, LayerState::Pulling);
         let (_slot, _lock) = self.become_producer(layer).await?;
         // Whoever held the lock has finished it, or died.
         if self.is_here(layer)? {

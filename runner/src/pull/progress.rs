@@ -136,9 +136,9 @@ impl Progress {
                 }
                 _ => None,
             };
-            let layer = OneLayer { state: LayerState::Pulling, total, downloaded: 0, bar };
+            let layer = OneLayer { state: LayerState::Waiting, total, downloaded: 0, bar };
             if self.layers().of.insert(blob.clone(), layer).is_none() {
-                self.show(&blob, LayerState::Pulling);
+                self.show(&blob, LayerState::Waiting);
             }
         }
     }

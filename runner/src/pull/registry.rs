@@ -13,7 +13,7 @@ use super::layer::Fetcher;
 use super::progress::Progress;
 use super::resolve::{LayerToFetch, Resolved, Resolver, recorded_reference};
 use super::{PullError, PullOptions};
-use crate::images::{Image, Lease, Store, repository_of};
+use crate::images::{Image, Lease, Store};
 use crate::timestamp::Timestamp;
 use crate::unpack::Limits;
 
@@ -166,17 +166,7 @@ fn record(store: &Store, reference: &str, resolved: &Resolved) -> Result<Image, 
         size: stack.size,
     };
     let _hold = store.hold_shared()?;
-    let name: ImageRef = reference
-        .parse()
-        .map_err(|source| PullError::Reference { text: reference.to_owned(), source })?;
-    if let Some(before) = store.image_named(&name)?
-        && before.manifest != image.manifest
-        && name.digest.is_none()
-    {
-        let untagged = format!("{}@{}", repository_of(reference), before.digest);
-        store.write_image(&Image { reference: untagged, ..before })?;
-    }
-    store.write_image(&image)?;
+    store.name_image(&image)?;
     Ok(image)
 }
 
