@@ -2,6 +2,7 @@
 //!
 //! `http → content → {store, records}`; nothing points back.
 
+pub mod admin;
 pub mod config;
 pub mod content;
 mod failpoint;

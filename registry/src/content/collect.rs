@@ -312,8 +312,23 @@ impl Collector {
     }
 
     /// Removes a file that still has no record, under the lock that publishing holds from its
-    /// rename to its record.
-    pub(super) async fn remove_unknown(&self, digest: Digest) -> Result<bool, ContentError> {
+    /// rename to its record. False: it has one.
+    ///
+    /// # Errors
+    /// When records or disk fail.
+    pub async fn remove_unknown(&self, digest: Digest) -> Result<bool, ContentError> {
+        self.with_unknown(digest, true).await
+    }
+
+    /// Whether a file has no record, and nobody is about to write one.
+    ///
+    /// # Errors
+    /// When the records fail.
+    pub async fn is_unknown(&self, digest: Digest) -> Result<bool, ContentError> {
+        self.with_unknown(digest, false).await
+    }
+
+    async fn with_unknown(&self, digest: Digest, remove: bool) -> Result<bool, ContentError> {
         let content = self.content.clone();
         run_to_end(async move {
             let _guard = content.locks.lock(&digest).await;
@@ -321,8 +336,10 @@ impl Collector {
             if known.iter().any(Option::is_some) {
                 return Ok(false);
             }
-            let disk = Arc::clone(&content.disk);
-            blocking(move || disk.remove_blob(&digest)).await??;
+            if remove {
+                let disk = Arc::clone(&content.disk);
+                blocking(move || disk.remove_blob(&digest)).await??;
+            }
             Ok(true)
         })
         .await
@@ -385,14 +402,27 @@ impl Collector {
         }
     }
 
-    /// Takes a rotten blob out of service, unless its file is sound by now. Whether it was done.
+    /// Takes a rotten blob out of service. False: it is sound, or gone, by now.
     ///
     /// # Errors
-    /// When records or disk fail.
-    pub(super) async fn quarantine(
+    /// When the records fail.
+    pub async fn quarantine(&self, digest: &Digest, size: u64) -> Result<bool, ContentError> {
+        self.with_rotten(digest, size, true).await
+    }
+
+    /// Whether a blob is rotten still, with nobody publishing or removing it at this moment.
+    ///
+    /// # Errors
+    /// When the records fail.
+    pub async fn is_rotten(&self, digest: &Digest, size: u64) -> Result<bool, ContentError> {
+        self.with_rotten(digest, size, false).await
+    }
+
+    async fn with_rotten(
         &self,
         digest: &Digest,
         size: u64,
+        quarantine: bool,
     ) -> Result<bool, ContentError> {
         let (content, digest) = (self.content.clone(), digest.clone());
         run_to_end(async move {
@@ -402,13 +432,15 @@ impl Collector {
             if !live {
                 return Ok(false);
             }
-            // Somebody may have published it anew since it was read.
             let (disk, name) = (Arc::clone(&content.disk), digest.clone());
             let again = blocking(move || disk.verify_blob(&name, size, |_| true)).await?;
-            if matches!(again, Ok(None)) {
+            if !matches!(again, Ok(Some(_))) {
                 return Ok(false);
             }
-            Ok(content.records.quarantine(&digest).await?)
+            if quarantine {
+                content.records.quarantine(&digest).await?;
+            }
+            Ok(true)
         })
         .await
     }

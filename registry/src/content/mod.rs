@@ -3,9 +3,11 @@
 //! bytes durable → published → facts changed → answered. A crash between any two leaves at worst
 //! bytes that nobody names, which collection removes; never a name without bytes.
 
+pub mod backup;
 mod blobs;
 mod check;
 pub mod collect;
+pub mod fsck;
 mod locks;
 mod manifests;
 mod referrers;
