@@ -2,11 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use registry::admin::AdminCommand;
 use registry::config::{Config, ConfigError, Loaded};
 use registry::{ServeError, observe};
 
@@ -35,6 +36,8 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    #[command(flatten)]
+    Admin(AdminCommand),
     /// Print the version
     Version,
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Healthcheck { url } => healthcheck(&url),
         Command::Config { command } => config(command),
+        Command::Admin(command) => admin(command),
         Command::Version => {
             println!("registry {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -108,6 +112,19 @@ fn config(command: ConfigCommand) -> ExitCode {
         }
         Err(code) => code,
     }
+}
+
+fn admin(command: AdminCommand) -> ExitCode {
+    let file = command.config_file().map(Path::to_owned);
+    let file = file.or_else(|| std::env::var_os("REGISTRY_CONFIGURATION_PATH").map(PathBuf::from));
+    let Loaded { mut config, .. } = match load(&ConfigArgs { file }) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    if let Some(root) = &command.place().root {
+        config.root.clone_from(root);
+    }
+    registry::admin::execute(command, &config)
 }
 
 fn serve(args: ServeArgs) -> ExitCode {

@@ -1,12 +1,14 @@
 //! Putting the parts together and running them until a signal.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_server::ServerHandle;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::admin;
 use crate::config::{Config, Purge};
 use crate::content::Content;
 use crate::content::collect::Collector;
@@ -37,6 +39,7 @@ pub struct Started {
     records: Arc<dyn Records>,
     collector: Arc<Collector>,
     scrub: Arc<Scrub>,
+    admin: Pin<Box<dyn Future<Output = ()>>>,
     purge: Option<Purge>,
 }
 
@@ -68,8 +71,20 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
         .max(1);
+    let store =
+        admin::Store { content: state.content().clone(), collector: Arc::clone(&collector) };
+    let admin = admin::serve(&config.root, store)?;
     let server = Server::start(Arc::clone(&state), bound, config.limits, workers)?;
-    Ok(Started { address, state, server, records, collector, scrub, purge: config.purge })
+    Ok(Started {
+        address,
+        state,
+        server,
+        records,
+        collector,
+        scrub,
+        admin: Box::pin(admin),
+        purge: config.purge,
+    })
 }
 
 impl Started {
@@ -88,9 +103,11 @@ impl Started {
             actix_rt::spawn(async move { purge_forever(&state, purge).await })
         });
         let collecting = actix_rt::spawn(Arc::clone(&self.collector).run());
+        let listening = actix_rt::spawn(self.admin);
         let scrubbing = actix_rt::spawn(Arc::clone(&self.scrub).run());
         let ended = self.server.wait().await;
         self.scrub.stop();
+        listening.abort();
         scrubbing.abort();
         collecting.abort();
         if let Some(purge) = purge {

@@ -136,33 +136,9 @@ pub enum TagCommand {
     },
 }
 
-/// `1h30m`, `90s`, `500ms`, or plain seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration such as 30s, 2h or 1h30m");
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    if text.is_empty() {
-        return Err(wrong());
-    }
-    let (mut total, mut rest) = (Duration::ZERO, text);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let after = &rest[digits..];
-        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let each = match &after[..unit] {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(wrong()),
-        };
-        total += Duration::from_millis(number.checked_mul(each).ok_or_else(wrong)?);
-        rest = &after[unit..];
-    }
-    Ok(total)
+    crate::config::parse_duration(text)
+        .ok_or_else(|| format!("{text:?} is not a duration such as 30s, 2h or 1h30m"))
 }
 
 impl AdminCommand {
@@ -316,27 +292,4 @@ fn restore(directory: &Path, config: &Config) -> Result<u8, Failure> {
         );
     }
     Ok(if copied.rotten.is_empty() { 0 } else { EXIT_DAMAGE })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        for (text, millis) in [
-            ("0", 0),
-            ("2s", 2000),
-            ("1h30m", 5_400_000),
-            ("500ms", 500),
-            ("7", 7000),
-            ("1d", 86_400_000),
-        ] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for text in ["", "h", "2x", "-1s", "1.5h", "99999999999999999999s", "9999999999999999999h"]
-        {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
-    }
 }

@@ -180,8 +180,12 @@ impl Run<'_> {
         if let (1.., Some(next)) = (unseen, waiting.next_review) {
             let within = next.since(now).max(self.store.collector.settings().review_delay);
             self.out(format!(
-                "{} or deletion waits to be looked at, within {}",
-                count(unseen, "upload"),
+                "{} to be looked at, within {}",
+                if unseen == 1 {
+                    "1 change waits".to_owned()
+                } else {
+                    format!("{unseen} changes wait")
+                },
                 duration(within)
             ))
             .await?;

@@ -17,6 +17,11 @@ use crate::http::{Limits, Settings};
 use crate::records::Missing;
 use crate::{observe, store};
 
+/// Reads a duration as configuration has it: `1h30m`, or plain seconds.
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    units::duration(&Value::String(text.to_owned()))
+}
+
 /// Everything that is configured, with defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Config {

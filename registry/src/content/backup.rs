@@ -74,7 +74,17 @@ pub async fn backup(
         let page = content.records.list_blobs(after.as_ref(), PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.digest.clone());
-        for blob in page.into_iter().filter(|blob| blob.state == BlobState::Live) {
+        for blob in page {
+            match blob.state {
+                BlobState::Live => {}
+                BlobState::Removing => continue,
+                BlobState::Quarantined => {
+                    if blob.links > 0 {
+                        copied.rotten.push(blob.digest);
+                    }
+                    continue;
+                }
+            }
             names.insert(blob.digest.clone());
             copy_one(content, blob, target, &mut copied).await?;
             progress(&copied);
