@@ -8,6 +8,7 @@
 //! [`janitor`], so that an interrupted run leaves nothing behind either.
 
 pub mod basics;
+pub mod bench;
 pub mod checks;
 pub mod cpio;
 pub mod demo;

@@ -20,6 +20,9 @@ enum Action {
     Install,
     /// Start a registry, push an image, run it with rrun, clean up
     Demo,
+    /// Measure beside the peers and print Markdown
+    #[command(subcommand)]
+    Bench(Bench),
     /// Check that rrun works on this host, with a Debian image from a registry
     CheckRunner {
         /// An image like localhost:5000/debian:1 that the tests pushed
@@ -27,10 +30,30 @@ enum Action {
     },
 }
 
+#[derive(Subcommand)]
+enum Bench {
+    /// Warm starts beside runc, crun and docker; pulls beside docker and podman
+    Runner {
+        /// Rounds of starts
+        #[arg(long, default_value_t = 30)]
+        rounds: usize,
+        /// Rounds of pulls
+        #[arg(long, default_value_t = 5)]
+        pulls: usize,
+    },
+}
+
+fn bench_runner(rounds: usize, pulls: usize) -> anyhow::Result<()> {
+    print!("## Runner\n\n{}", conformance::bench::start::measure(rounds)?);
+    print!("\n{}", conformance::bench::pull::measure(pulls)?);
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Action::Install => conformance::install::install(),
         Action::Demo => conformance::demo::run(),
+        Action::Bench(Bench::Runner { rounds, pulls }) => bench_runner(rounds, pulls),
         Action::CheckRunner { reference } => conformance::basics::check_host(&reference),
     };
     match result {
