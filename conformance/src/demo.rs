@@ -6,19 +6,19 @@
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 
-use crate::http::Request;
+use crate::image::{self, Image};
 use crate::janitor::{self, Scratch};
-use crate::oci_image::{Image, short};
-use crate::process::Server;
+
+use crate::registry::{self, Options, Registry};
 use crate::wait;
 
 /// The source of the image's program; see there.
@@ -38,28 +38,28 @@ pub fn run() -> Result<()> {
     crate::require_root().context(
         "the demonstration makes a container, which needs root for now: sudo -E make demo",
     )?;
-    let (registry, rrun) = (crate::bin("registry")?, crate::bin("rrun")?);
+    let rrun = crate::bin("rrun")?;
     let scratch = Scratch::new("demo")?;
 
     step(1, "An image of one file");
     let image = build_image(&scratch)?;
 
     step(2, "A registry on an empty directory");
-    let mut registry = DemoRegistry::start(&registry, &scratch)?;
+    let mut registry = DemoRegistry::start(&scratch)?;
 
     step(3, "Push");
-    image.push(registry.address, "app", "latest", say)?;
+    registry.push(&image)?;
     registry.show_log()?;
 
     step(4, "Pull and run, isolated and limited");
-    let reference = format!("localhost:{}/app", registry.address.port());
+    let reference = format!("{}/app", registry.registry.localhost());
     run_container(&rrun, &scratch, &reference)?;
     registry.show_log()?;
 
     step(5, "Stop");
     registry.stop()?;
     let directory = scratch.path().to_owned();
-    drop(scratch);
+    drop((registry, scratch));
     ensure!(!directory.exists(), "{} is still there", directory.display());
     say("registry stopped, containers, images and directories removed");
     line("");
@@ -86,9 +86,9 @@ fn prompt(program: &str, arguments: &[&str]) {
 
 fn build_image(scratch: &Scratch) -> Result<Image> {
     let tar = single_file_tar("app", &compile(scratch)?)?;
-    let image = Image::new(&[tar], &json!({ "Entrypoint": ["/app"], "WorkingDir": "/" }))?;
-    let size: usize = image.layers.iter().map(Vec::len).sum();
-    say(&format!("layer    {}  {:>4} KiB", short(&image.layers[0]), size / 1024));
+    let config = json!({ "Entrypoint": ["/app"], "WorkingDir": "/" });
+    let image = image::image_of_tars(&[tar], &config)?;
+    say(&format!("layer    {}  {:>4} KiB", short(&image.blobs[0]), image.blobs[0].len() / 1024));
     say(&format!("manifest {}", short(&image.manifest)));
     Ok(image)
 }
@@ -124,41 +124,38 @@ fn single_file_tar(name: &str, content: &[u8]) -> Result<Vec<u8>> {
     Ok(archive.into_inner()?)
 }
 
-/// `registry serve`, with what it says kept in a file and shown step by step.
+/// `registry serve`, whose words are shown step by step.
 struct DemoRegistry {
-    server: Server,
-    address: SocketAddr,
-    log: PathBuf,
+    registry: Registry,
     shown: u64,
 }
 
 impl DemoRegistry {
-    fn start(binary: &Path, scratch: &Scratch) -> Result<Self> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-        let (data, log) = (scratch.join("registry-data"), scratch.join("registry.log"));
-        prompt(&format!("REGISTRY_HTTP_ADDR={address} registry"), &["serve"]);
-        let mut command = Command::new(binary);
-        command
-            .arg("serve")
-            .env("REGISTRY_HTTP_ADDR", address.to_string())
-            .env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", &data)
+    fn start(scratch: &Scratch) -> Result<Self> {
+        let port = default_or_free_port()?;
+        prompt(&format!("REGISTRY_HTTP_ADDR=127.0.0.1:{port} registry"), &["serve"]);
+        let options = Options::default()
+            .port(port)
+            .data(scratch.join("registry-data"))
             .env("REGISTRY_LOG_FORMATTER", "text")
-            .env("NO_COLOR", "1")
-            .current_dir(scratch.path());
-        let mut server = Server::start(&mut command, &log)?;
-        wait::until("the registry to answer", Duration::from_secs(10), || {
-            server.check()?;
-            let answer = Request::new("GET", "/v2/").send(address);
-            Ok(answer.ok().filter(|response| response.status == 200))
-        })?;
-        let mut registry = Self { server, address, log, shown: 0 };
-        registry.show_log()?;
-        Ok(registry)
+            .env("NO_COLOR", "1");
+        let mut demo = Self { registry: Registry::start(options)?, shown: 0 };
+        demo.show_log()?;
+        Ok(demo)
+    }
+
+    fn push(&self, image: &Image) -> Result<()> {
+        image::push_image(&self.registry, "app", "latest", image)?;
+        for blob in &image.blobs {
+            say(&format!("PUT  /v2/app/blobs/… {}  201 Created", short(blob)));
+        }
+        say(&format!("PUT  /v2/app/manifests/latest {}  201 Created", short(&image.manifest)));
+        Ok(())
     }
 
     /// Prints what the registry has said since the last time.
     fn show_log(&mut self) -> Result<()> {
-        let mut file = fs::File::open(&self.log)?;
+        let mut file = fs::File::open(self.registry.log())?;
         file.seek(SeekFrom::Start(self.shown))?;
         let mut text = String::new();
         self.shown += file.read_to_string(&mut text)? as u64;
@@ -169,16 +166,22 @@ impl DemoRegistry {
     }
 
     fn stop(&mut self) -> Result<()> {
-        self.server.stop(Duration::from_secs(10))?;
+        self.registry.server().stop(Duration::from_secs(10))?;
         self.show_log()
     }
 }
 
-/// The default port if it is free, else any.
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, DEFAULT_PORT))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
-    Ok(listener.local_addr()?.port())
+/// The port where `registry serve` listens when nobody says otherwise, if it is free.
+fn default_or_free_port() -> Result<u16> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, DEFAULT_PORT)) {
+        Ok(_) => Ok(DEFAULT_PORT),
+        Err(_) => registry::free_port(),
+    }
+}
+
+/// A digest as people read it: twelve digits.
+fn short(bytes: &[u8]) -> String {
+    image::sha256(bytes).chars().take("sha256:".len() + 12).collect()
 }
 
 fn run_container(rrun: &Path, scratch: &Scratch, reference: &str) -> Result<()> {

@@ -104,7 +104,11 @@ pub fn layer_tar(path: &str, contents: &[u8]) -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// Never for bytes that fit into memory.
 pub fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip_at(flate2::Compression::fast(), bytes)
+}
+
+fn gzip_at(level: flate2::Compression, bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
     encoder.write_all(bytes)?;
     Ok(encoder.finish()?)
 }
@@ -175,6 +179,43 @@ fn image(
     }))?;
     blobs.push(config);
     Ok(Image { media_type: manifest_type.to_owned(), manifest, blobs })
+}
+
+/// An OCI image for this machine's architecture of any layers, given as tar archives from the
+/// lowest up, compressed as the tools of the trade do by default; `config` is the object of that
+/// name in the image configuration.
+///
+/// # Errors
+/// Never for contents that fit into memory.
+pub fn image_of_tars(tars: &[Vec<u8>], config: &Value) -> anyhow::Result<Image> {
+    let mut blobs = Vec::new();
+    for tar in tars {
+        blobs.push(gzip_at(flate2::Compression::default(), tar)?);
+    }
+    let layers: Vec<Value> = blobs.iter().map(|blob| descriptor(OCI_LAYER_GZIP, blob)).collect();
+    let config = serde_json::to_vec(&json!({
+        "architecture": architecture(),
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": tars.iter().map(|tar| sha256(tar)).collect::<Vec<_>>()},
+    }))?;
+    let manifest = serde_json::to_vec(&json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": descriptor(OCI_CONFIG, &config),
+        "layers": layers,
+    }))?;
+    blobs.push(config);
+    Ok(Image { media_type: OCI_MANIFEST.to_owned(), manifest, blobs })
+}
+
+/// The machine's architecture in the words of an image's configuration (Go's GOARCH).
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 /// Pushes a blob in one request.

@@ -18,7 +18,6 @@ pub mod http;
 pub mod image;
 pub mod install;
 pub mod janitor;
-pub mod oci_image;
 pub mod process;
 pub mod registry;
 pub mod rootfs;

@@ -162,6 +162,11 @@ impl Registry {
         &self.data
     }
 
+    /// What it has written so far.
+    pub fn log(&self) -> PathBuf {
+        self.scratch.join("log")
+    }
+
     /// How long the last start took until `/v2/` answered.
     pub fn ready_after(&self) -> Duration {
         self.ready_after

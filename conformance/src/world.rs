@@ -2,27 +2,22 @@
 //! dockerd built and pushed to it.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::engine::Engine;
-use crate::http::Request;
 use crate::janitor::Scratch;
-use crate::process::Server;
+use crate::registry::{Options, Registry};
 use crate::rootfs;
-use crate::wait;
 
 /// A registry of ours and a Docker engine, both on loopback, with directories of their own.
 #[derive(Debug)]
 pub struct World {
     // In the order in which they are to go.
     engine: Engine,
-    registry: Server,
-    address: SocketAddr,
+    registry: Registry,
     scratch: Scratch,
 }
 
@@ -34,29 +29,16 @@ impl World {
     pub fn start() -> Result<Self> {
         crate::require_root()?;
         let scratch = Scratch::new("world")?;
-        let address = free_address()?;
-        let registry = start_registry(&scratch, address)?;
+        let registry = Registry::start(Options::default().data(scratch.join("registry-data")))?;
         let docker = scratch.join("docker");
         fs::create_dir(&docker)?;
-        let engine = Engine::start(&docker)?;
-        let mut world = Self { engine, registry, address, scratch };
-        wait::until("the registry to answer", Duration::from_secs(20), || {
-            world.registry.check()?;
-            Ok(Request::new("GET", "/v2/").send(address).ok().filter(|r| r.status == 200))
-        })?;
-        Ok(world)
+        Ok(Self { engine: Engine::start(&docker)?, registry, scratch })
     }
 
-    /// Where the registry listens.
+    /// The registry.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// The registry's data.
-    #[must_use]
-    pub fn registry_data(&self) -> PathBuf {
-        self.scratch.join("registry-data")
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Stops the registry, so that its data can be copied.
@@ -64,7 +46,7 @@ impl World {
     /// # Errors
     /// If it does not stop.
     pub fn stop_registry(&mut self) -> Result<()> {
-        self.registry.stop(Duration::from_secs(20)).map(drop)
+        self.registry.server().stop(Duration::from_secs(20)).map(drop)
     }
 
     /// A directory for a test's own files, removed with the world.
@@ -76,7 +58,7 @@ impl World {
     /// The full name of an image in the registry: `localhost:PORT/NAME`.
     #[must_use]
     pub fn reference(&self, name: &str) -> String {
-        format!("localhost:{}/{name}", self.address.port())
+        format!("{}/{name}", self.registry.localhost())
     }
 
     /// The Docker engine.
@@ -124,24 +106,6 @@ impl World {
         ])?;
         Ok(reference)
     }
-}
-
-fn start_registry(scratch: &Scratch, address: SocketAddr) -> Result<Server> {
-    let mut command = Command::new(crate::bin("registry")?);
-    command
-        .arg("serve")
-        .env("REGISTRY_HTTP_ADDR", address.to_string())
-        .env("REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY", scratch.join("registry-data"))
-        .current_dir(scratch.path());
-    Server::start(&mut command, &scratch.join("registry.log"))
-}
-
-/// A loopback address that is free now.
-///
-/// # Errors
-/// If there is none.
-pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }
 
 fn link_or_copy(source: &Path, target: &Path) -> Result<()> {

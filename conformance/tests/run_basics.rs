@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 use conformance::basics;
 use conformance::checks::Checks;
+use conformance::registry::free_port;
 use conformance::rrun::Rrun;
 use conformance::world::World;
 
@@ -19,8 +20,8 @@ fn what_docker_pushed_rrun_runs() -> Result<()> {
 
 /// Errors say what, why, and what to do.
 fn errors(world: &World, rrun: &Rrun, reference: &str, checks: &mut Checks) {
-    let port = world.address().port();
-    let closed = conformance::world::free_address().map_or(1, |address| address.port());
+    let port = world.registry().address().port();
+    let closed = free_port().unwrap_or(1);
     let table: [(&str, Vec<String>, Vec<String>); 4] = [
         (
             "nothing listens",

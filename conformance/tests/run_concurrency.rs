@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use conformance::image::Random;
 use conformance::rrun::{self, Outcome, Rrun};
 use conformance::world::World;
 
@@ -78,8 +79,13 @@ fn storm(rrun: &Rrun, references: &[String], length: Duration) -> Result<(usize,
         let workers: Vec<_> = (0..WORKERS)
             .map(|number| {
                 scope.spawn(move || -> Result<()> {
-                    let mut worker =
-                        Worker { rrun, references, number, dice: Dice(SEED + number), commands: 0 };
+                    let mut worker = Worker {
+                        rrun,
+                        references,
+                        number,
+                        dice: Random::new(SEED + number),
+                        commands: 0,
+                    };
                     while Instant::now() < end {
                         let counter = if worker.one_command()? { done } else { killed };
                         counter.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +106,7 @@ struct Worker<'a> {
     rrun: &'a Rrun,
     references: &'a [String],
     number: u64,
-    dice: Dice,
+    dice: Random,
     commands: u32,
 }
 
@@ -108,7 +114,7 @@ impl Worker<'_> {
     /// Whether the command was left to answer.
     fn one_command(&mut self) -> Result<bool> {
         self.commands += 1;
-        let image = self.dice.below(self.references.len() as u64) as usize;
+        let image = self.dice.below(self.references.len());
         let reference = &self.references[image];
         let line: Vec<&str> = match self.dice.below(10) {
             0..=4 => vec![
@@ -129,7 +135,7 @@ impl Worker<'_> {
         command.env(MARK, &mark).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn()?;
         if doomed {
-            std::thread::sleep(Duration::from_millis(self.dice.below(150)));
+            std::thread::sleep(Duration::from_millis(self.dice.below(150) as u64));
             self.kill_one(&format!("{MARK}={mark}"));
         }
         let outcome = rrun::wait_for(child, PATIENCE)
@@ -144,7 +150,7 @@ impl Worker<'_> {
     fn kill_one(&mut self, variable: &str) {
         let pids = processes_with(variable);
         if !pids.is_empty() {
-            let victim = pids[self.dice.below(pids.len() as u64) as usize];
+            let victim = pids[self.dice.below(pids.len())];
             let _ = Command::new("kill")
                 .args(["-KILL", &victim.to_string()])
                 .stderr(Stdio::null())
@@ -226,17 +232,5 @@ fn nothing_is_kept(rrun: &Rrun, references: &[String]) -> Result<()> {
         }
         ensure!(Instant::now() < deadline, "still in the store: {left:?}");
         std::thread::sleep(Duration::from_millis(200));
-    }
-}
-
-/// Numbers that look random and are the same every time (xorshift64*).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
     }
 }

@@ -20,8 +20,8 @@ fn what_docker_pushed_rrun_runs_on_pure_cgroup_v2() -> Result<()> {
     guest.add(&conformance::bin("registry")?, "/opt/roadstead/registry")?;
     guest.add(&conformance::bin("rrun")?, "/opt/roadstead/rrun")?;
     guest.add(Path::new(env!("CARGO_BIN_EXE_conformance")), "/opt/roadstead/conformance")?;
-    guest.add(&world.registry_data(), "/srv/registry-data")?;
-    let outcome = guest.run(&script(world.address().to_string().as_str(), &reference), PATIENCE)?;
+    guest.add(world.registry().data(), "/srv/registry-data")?;
+    let outcome = guest.run(&script(&world.registry().host(), &reference), PATIENCE)?;
 
     let console = guest::keep_console("run_guest", &outcome.stdout)?;
     println!("{}", outcome.stdout);

@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::samples::{Samples, children_cpu, load};
 use crate::engine::Engine;
+use crate::image;
 use crate::janitor::{self, Scratch};
-use crate::oci_image::Image;
 use crate::process;
 use crate::rootfs;
 use crate::world::World;
@@ -44,8 +44,9 @@ pub fn measure(rounds: usize) -> Result<String> {
     let before = load();
     for layers in LAYERS {
         let name = format!("pull{layers}");
-        let image = Image::new(&split(&entries, layers)?, &json!({ "Cmd": ["/bin/true"] }))?;
-        image.push(world.address(), &name, "1", |_| ())?;
+        let image =
+            image::image_of_tars(&split(&entries, layers)?, &json!({ "Cmd": ["/bin/true"] }))?;
+        image::push_image(world.registry(), &name, "1", &image)?;
         let reference = world.reference(&format!("{name}:1"));
         let mut times: [(Samples, Samples); TOOLS.len()] = Default::default();
         for round in 0..rounds {
