@@ -65,7 +65,9 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     let content = Content::new(disk, Arc::clone(&records), config.policy);
     let collector = Arc::new(Collector::new(content.clone(), config.gc));
     let scrub = Arc::new(Scrub::new(content.clone(), Arc::clone(&collector), config.scrub));
-    let metrics = Arc::new(Metrics::default());
+    let mut metrics = Metrics::default();
+    metrics.show_upkeep(collector.totals(), scrub.totals());
+    let metrics = Arc::new(metrics);
     let state = Arc::new(State::new(content, metrics, config.http.clone()));
     let workers = config
         .workers

@@ -9,10 +9,10 @@
 //! A crash in between leaves a blob in state `removing`, and the next start does it again.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
+use prometheus_client::metrics::counter::Counter;
 use shared::{Digest, RepoName};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -75,12 +75,12 @@ pub struct Collected {
 /// Counted since the start.
 #[derive(Debug, Default)]
 pub struct Totals {
-    pub blobs: AtomicU64,
-    pub bytes: AtomicU64,
-    pub condemned: AtomicU64,
-    pub rounds_failed: AtomicU64,
+    pub blobs: Counter,
+    pub bytes: Counter,
+    pub condemned: Counter,
+    pub rounds_failed: Counter,
     /// Files without a record, which a crash had left.
-    pub swept: AtomicU64,
+    pub swept: Counter,
 }
 
 /// Which manifests a walk over all repositories deals with: deleted, or only counted.
@@ -152,7 +152,7 @@ impl Collector {
             }
             Ok(_) => {}
             Err(error) => {
-                self.totals.rounds_failed.fetch_add(1, Ordering::Relaxed);
+                self.totals.rounds_failed.inc();
                 tracing::warn!(%error, "collection stopped early; it tries again");
             }
         }
@@ -185,7 +185,7 @@ impl Collector {
             let reviewed = self.content.records.review(scope).await?;
             collected.condemned += reviewed.condemned;
             collected.rescued += reviewed.rescued;
-            self.totals.condemned.fetch_add(reviewed.condemned, Ordering::Relaxed);
+            self.totals.condemned.inc_by(reviewed.condemned);
             unlinked += reviewed.unlinked;
             let removals = reviewed.removable.len();
             self.remove_all(reviewed.removable, collected).await?;
@@ -220,8 +220,8 @@ impl Collector {
                 Ok(Some(bytes)) => {
                     collected.blobs += 1;
                     collected.bytes += bytes;
-                    self.totals.blobs.fetch_add(1, Ordering::Relaxed);
-                    self.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    self.totals.blobs.inc();
+                    self.totals.bytes.inc_by(bytes);
                 }
                 Ok(None) => {}
                 Err(error) => failed = Some(error),
@@ -282,7 +282,7 @@ impl Collector {
             for (digest, bytes) in self.unknown_files(shard).await? {
                 if self.remove_unknown(digest.clone()).await? {
                     tracing::info!(%digest, bytes, "removed a file that a crash had left");
-                    self.totals.swept.fetch_add(1, Ordering::Relaxed);
+                    self.totals.swept.inc();
                 }
             }
             tokio::task::yield_now().await;

@@ -1,9 +1,10 @@
 //! Reading every blob again, slowly, to find the ones that rotted before a client does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use prometheus_client::metrics::counter::Counter;
 use shared::Digest;
 
 use super::collect::Collector;
@@ -34,9 +35,9 @@ impl Default for Settings {
 /// Counted since the start.
 #[derive(Debug, Default)]
 pub struct Totals {
-    pub bytes: AtomicU64,
-    pub rotten: AtomicU64,
-    pub passes: AtomicU64,
+    pub bytes: Counter,
+    pub rotten: Counter,
+    pub passes: Counter,
 }
 
 /// See the module.
@@ -96,7 +97,7 @@ impl Scrub {
                 self.look_at(blob).await?;
             }
         }
-        self.totals.passes.fetch_add(1, Ordering::Relaxed);
+        self.totals.passes.inc();
         Ok(())
     }
 
@@ -115,12 +116,12 @@ impl Scrub {
             (verified, bytes)
         });
         let (verified, bytes) = read.await?;
-        self.totals.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.totals.bytes.inc_by(bytes);
         match verified {
             Ok(None) => {}
             Ok(Some(rotten)) => {
                 if self.collector.quarantine(&blob.digest, blob.size).await? {
-                    self.totals.rotten.fetch_add(1, Ordering::Relaxed);
+                    self.totals.rotten.inc();
                     tracing::error!(
                         digest = %blob.digest,
                         ?rotten,

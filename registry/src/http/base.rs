@@ -39,12 +39,14 @@ pub(super) fn health(call: &Call, probe: Probe) -> Reply {
         .into()
 }
 
-pub(super) fn metrics(call: &Call) -> Reply {
+pub(super) async fn metrics(call: &Call) -> Reply {
     let state = &call.state;
+    let waiting = state.content.records().waiting().await.unwrap_or_default();
     let text = state.metrics.encode(Gauges {
         uploads_active: state.content.open_uploads(),
         disk_free_bytes: state.content.disk().free_bytes().unwrap_or(0),
         writable: state.content.writes_refused().is_none(),
+        waiting,
     });
     reply(StatusCode::OK)
         .insert_header((

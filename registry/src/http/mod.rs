@@ -236,7 +236,7 @@ async fn answer(
         (Route::Base, _) => Ok(base::base()),
         (Route::Catalog, _) => tags::catalog(call).await,
         (Route::Health(probe), _) => Ok(base::health(call, probe)),
-        (Route::Metrics, _) => Ok(base::metrics(call)),
+        (Route::Metrics, _) => Ok(base::metrics(call).await),
         (Route::Blob { name: n, digest }, &Method::DELETE) => {
             blobs::delete(call, &name(n)?, &digest).await
         }

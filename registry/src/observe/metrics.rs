@@ -14,6 +14,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::Exchange;
+use crate::content::{collect, scrub};
+use crate::records::Waiting;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -54,6 +56,7 @@ pub struct Gauges {
     pub uploads_active: usize,
     pub disk_free_bytes: u64,
     pub writable: bool,
+    pub waiting: Waiting,
 }
 
 /// Everything that is counted. One per server.
@@ -72,6 +75,17 @@ pub struct Metrics {
     uploads_active: Gauge,
     disk_free: Gauge<u64, AtomicU64>,
     writable: Gauge,
+    waiting: WaitingGauges,
+}
+
+/// What waits for collection.
+#[derive(Debug, Default)]
+struct WaitingGauges {
+    reviews: Gauge<u64, AtomicU64>,
+    links: Gauge<u64, AtomicU64>,
+    bytes: Gauge<u64, AtomicU64>,
+    rescued: Gauge<u64, AtomicU64>,
+    quarantined: Gauge<u64, AtomicU64>,
 }
 
 fn duration_histogram() -> Histogram {
@@ -95,6 +109,7 @@ impl Default for Metrics {
             uploads_active: Gauge::default(),
             disk_free: Gauge::default(),
             writable: Gauge::default(),
+            waiting: WaitingGauges::default(),
         };
         metrics.register();
         metrics
@@ -123,6 +138,29 @@ impl Metrics {
         http.register("in_flight_requests", "Requests being handled", self.in_flight.clone());
         http.register("request_size_bytes", "Bytes of request bodies", self.request_bytes.clone());
         http.register("response_size_bytes", "Bytes of answer bodies", self.response_bytes.clone());
+    }
+
+    /// Shows what collection and scrub count.
+    pub fn show_upkeep(&mut self, collect: &collect::Totals, scrub: &scrub::Totals) {
+        let waiting = &self.waiting;
+        let root = self.registry.sub_registry_with_prefix("registry");
+        let quarantined = waiting.quarantined.clone();
+        root.register("storage_quarantined_blobs", "Blobs found rotten, not healed", quarantined);
+        let gc = root.sub_registry_with_prefix("collection");
+        gc.register("freed_blobs", "Blobs removed", collect.blobs.clone());
+        gc.register("freed_bytes", "Bytes of removed blobs", collect.bytes.clone());
+        gc.register("condemned", "Links condemned", collect.condemned.clone());
+        gc.register("failed_rounds", "Rounds that ended early", collect.rounds_failed.clone());
+        gc.register("swept_files", "Files removed that a crash had left", collect.swept.clone());
+        gc.register("waiting_reviews", "Reviews queued", waiting.reviews.clone());
+        gc.register("waiting_links", "Links condemned, not yet removed", waiting.links.clone());
+        gc.register("waiting_bytes", "Bytes that come back after the grace", waiting.bytes.clone());
+        let rescued = waiting.rescued.clone();
+        gc.register("rescued_links", "Condemned links in use again, since the start", rescued);
+        let scrubbed = root.sub_registry_with_prefix("scrub");
+        scrubbed.register("bytes", "Bytes read to find rot", scrub.bytes.clone());
+        scrubbed.register("rotten", "Blobs found rotten", scrub.rotten.clone());
+        scrubbed.register("passes", "Times that everything was read", scrub.passes.clone());
     }
 
     /// Counts a request that begins to be handled.
@@ -170,6 +208,11 @@ impl Metrics {
         self.uploads_active.set(i64::try_from(gauges.uploads_active).unwrap_or(i64::MAX));
         self.disk_free.set(gauges.disk_free_bytes);
         self.writable.set(i64::from(gauges.writable));
+        self.waiting.reviews.set(gauges.waiting.reviews);
+        self.waiting.links.set(gauges.waiting.condemned_links);
+        self.waiting.bytes.set(gauges.waiting.condemned_bytes);
+        self.waiting.rescued.set(gauges.waiting.rescued);
+        self.waiting.quarantined.set(gauges.waiting.quarantined);
         let mut text = String::new();
         if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
             // Writing to a String does not fail.

@@ -13,6 +13,8 @@ mod lists;
 mod manifests;
 mod readers;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::path::{Path, PathBuf};
