@@ -1,0 +1,133 @@
+//! Routing and what every answer has.
+
+use crate::harness::Registry;
+
+#[test]
+fn row_1_and_2_the_support_probe() {
+    let registry = Registry::start();
+    for path in ["/v2/", "/v2"] {
+        let answer = registry.get(path).expect(200);
+        assert_eq!(answer.body, b"{}");
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+        assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"));
+        assert_eq!(answer.header("content-encoding"), None);
+        assert!(answer.header("x-request-id").is_some());
+    }
+    let missing = registry.get("/v2/a/manifests/b").expect_error(404, "MANIFEST_UNKNOWN");
+    assert_eq!(missing.header("docker-distribution-api-version"), Some("registry/2.0"));
+    assert_eq!(missing.header("x-registry-supports-signatures"), None);
+}
+
+#[test]
+fn row_4_and_6_names_that_are_none() {
+    let registry = Registry::start();
+    let long = "a".repeat(256);
+    for name in ["A", "a..b", "a//b", "-a", "a/", "%2e%2e", "%C3%A4", "a%20b", &long] {
+        for path in ["manifests/x", "tags/list", "blobs/uploads/"] {
+            let method = if path.ends_with('/') { "POST" } else { "GET" };
+            let answer = registry.send(method, &format!("/v2/{name}/{path}"), &[], b"");
+            answer.expect_error(400, "NAME_INVALID");
+        }
+    }
+    for path in ["/v2/a%2fb/tags/list", "/v2/a%00/tags/list", "/v2/../tags/list", "/v3/", "/v2/a"] {
+        let status = registry.get(path).status;
+        assert!((400..500).contains(&status), "{path}: {status}");
+    }
+    let uploads = std::fs::read_dir(registry.root().join("uploads")).unwrap().count();
+    assert_eq!(uploads, 0, "nothing is created for a name that is none");
+}
+
+#[test]
+fn row_5_names_made_of_path_words() {
+    let registry = Registry::start();
+    for repo in ["a/manifests/b", "a/blobs/uploads", "tags/list/x", "a/referrers/b", "uploads"] {
+        let pushed = registry.push_image(repo, "t", b"{}");
+        assert_eq!(registry.get(&format!("/v2/{repo}/manifests/t")).expect(200).body, pushed);
+        let tags = registry.get(&format!("/v2/{repo}/tags/list")).expect(200).json();
+        assert_eq!(tags, serde_json::json!({ "name": repo, "tags": ["t"] }));
+    }
+}
+
+#[test]
+fn row_7_wrong_methods() {
+    let registry = Registry::start();
+    for (method, path, allow) in [
+        ("POST", "/v2/", "GET, HEAD"),
+        ("PUT", "/v2/_catalog", "GET, HEAD"),
+        ("PATCH", "/v2/a/manifests/x", "GET, HEAD, PUT, DELETE"),
+        ("GET", "/v2/a/blobs/uploads/", "POST"),
+        ("POST", "/v2/a/tags/list", "GET, HEAD"),
+        ("BREW", "/v2/a/tags/list", "GET, HEAD"),
+    ] {
+        let answer = registry.send(method, path, &[], b"").expect_error(405, "UNSUPPORTED");
+        assert_eq!(answer.header("allow"), Some(allow), "{method} {path}");
+    }
+}
+
+#[test]
+fn row_8_nothing_is_encoded() {
+    let registry = Registry::start();
+    registry.push_image("a", "t", b"{}");
+    let headers = [("Accept-Encoding", "gzip, zstd, deflate")];
+    let answer = registry.send("GET", "/v2/a/manifests/t", &headers, b"").expect(200);
+    assert_eq!(answer.header("content-encoding"), None);
+    assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
+}
+
+#[test]
+fn probes_and_metrics() {
+    let registry = Registry::start();
+    registry.push_image("a", "t", b"{}");
+    registry.get("/v2/a/manifests/t").expect(200);
+    for path in ["/livez", "/readyz"] {
+        registry.get(path).expect(200);
+    }
+    let text = String::from_utf8(registry.get("/metrics").expect(200).body).unwrap();
+    for line in [
+        "registry_http_requests_total{handler=\"manifest\",method=\"put\",code=\"201\"} 1",
+        "registry_pulls_total 1",
+        "registry_pushes_total{kind=\"blob\"} 1",
+        "registry_storage_writable 1",
+        "registry_http_request_duration_seconds_count",
+        "registry_http_in_flight_requests{handler=\"manifest\"} 0",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_request_id_is_taken_from_the_client_if_it_is_sensible() {
+    let registry = Registry::start();
+    let id = |sent| {
+        let answer = registry.send("GET", "/v2/", &[("X-Request-Id", sent)], b"");
+        answer.header("x-request-id").unwrap().to_owned()
+    };
+    assert_eq!(id("ci-42.a_b"), "ci-42.a_b");
+    assert_ne!(id("a b"), "a b");
+    assert_ne!(id(&"x".repeat(65)), "x".repeat(65));
+}
+
+#[test]
+fn row_96_connections_are_kept() {
+    use std::io::{Read as _, Write as _};
+    let registry = Registry::start();
+    let content = vec![7; 100_000];
+    let digest = registry.push_blob("a", &content);
+    let mut tcp = registry.connect();
+    for _ in 0..20 {
+        for (path, length) in [(format!("/v2/a/blobs/{digest}"), 100_000), ("/v2/".to_owned(), 2)] {
+            write!(tcp, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            let mut got = Vec::new();
+            let mut buffer = [0; 65536];
+            loop {
+                let read = tcp.read(&mut buffer).unwrap();
+                assert_ne!(read, 0, "the server must keep the connection");
+                got.extend(&buffer[..read]);
+                if crate::harness::Answer::parse(&got).is_some_and(|a| a.body.len() >= length) {
+                    break;
+                }
+            }
+            assert_eq!(crate::harness::Answer::parse(&got).unwrap().body.len(), length);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Clients that mean no good, or are broken.
+
+use std::io::{Read as _, Write as _};
+use std::time::{Duration, Instant};
+
+use shared::Digest;
+
+use crate::harness::{Answer, Registry, wait_for};
+
+#[test]
+fn garbage_is_answered_and_nothing_falls_over() {
+    let registry = Registry::start();
+    for request in [
+        &b"\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET /v2/ HTTP/9.9\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"GET /v2/ HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /v2/a/blobs/uploads/ HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /v2/\xff\xfe/tags/list HTTP/1.1\r\n\r\n",
+    ] {
+        let mut tcp = registry.connect();
+        tcp.write_all(request).unwrap();
+        tcp.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        let _ = tcp.read_to_end(&mut answer);
+        if let Some(answer) = Answer::parse(&answer) {
+            assert!((400..500).contains(&answer.status) || answer.status == 202, "{answer:?}");
+        }
+    }
+    let long = format!("GET /v2/{} HTTP/1.1\r\nConnection: close\r\n\r\n", "a/".repeat(100_000));
+    registry.raw(long.as_bytes());
+    registry.get("/v2/").expect(200);
+}
+
+#[test]
+fn a_head_that_does_not_arrive_is_not_waited_for() {
+    let registry = Registry::start_with(|config| config.limits.head = Duration::from_millis(300));
+    // On a new connection, and on one that has served a request: actix times only the first.
+    for first in ["", "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut tcp = registry.connect();
+        tcp.write_all(first.as_bytes()).unwrap();
+        if !first.is_empty() {
+            let mut buffer = [0; 1000];
+            assert!(tcp.read(&mut buffer).unwrap() > 0);
+        }
+        let begun = Instant::now();
+        tcp.write_all(b"GET /v2/ HTTP/1.1\r\nX: ").unwrap();
+        let mut rest = Vec::new();
+        let mut dribble = tcp.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            while dribble.write_all(b"a").is_ok() && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let _ = tcp.read_to_end(&mut rest);
+        assert!(begun.elapsed() < Duration::from_secs(10), "the connection was cut");
+        writer.join().unwrap();
+    }
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let registry = Registry::start_with(|config| config.limits.idle = Duration::from_millis(300));
+    let mut tcp = registry.connect();
+    tcp.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let begun = Instant::now();
+    let mut rest = Vec::new();
+    tcp.read_to_end(&mut rest).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(Answer::parse(&rest).unwrap().status, 200);
+}
+
+#[test]
+fn a_client_that_takes_no_answer_is_cut() {
+    let registry = Registry::start_with(|config| config.limits.write = Duration::from_millis(500));
+    let digest = registry.push_blob("a", &vec![1; 64 << 20]);
+    let mut tcp = registry.connect();
+    write!(tcp, "GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let metric = || {
+        let text = String::from_utf8(registry.get("/metrics").expect(200).body).unwrap();
+        text.contains("registry_http_in_flight_requests{handler=\"blob\"} 0")
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    wait_for("cutting the connection", metric);
+    // One that reads slowly, but reads, is served to the end.
+    let mut tcp = registry.connect();
+    let digest = registry.push_blob("a", &vec![2; 12 << 20]);
+    write!(tcp, "GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let (mut total, mut buffer) = (0, vec![0; 1 << 20]);
+    loop {
+        std::thread::sleep(Duration::from_millis(100));
+        match tcp.read(&mut buffer).unwrap() {
+            0 => break,
+            read => total += read,
+        }
+    }
+    assert!(total > 12 << 20, "{total}");
+}
+
+#[test]
+fn an_early_refusal_reaches_a_client_that_still_sends() {
+    let registry = Registry::start();
+    let mut tcp = registry.connect();
+    let length = 64 << 20;
+    write!(tcp, "PUT /v2/a/manifests/t HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n")
+        .unwrap();
+    let mut sender = tcp.try_clone().unwrap();
+    let writer = std::thread::spawn(move || {
+        let piece = vec![b'x'; 1 << 20];
+        (0..64).all(|_| sender.write_all(&piece).is_ok())
+    });
+    let mut answer = Vec::new();
+    let _ = tcp.read_to_end(&mut answer);
+    assert_eq!(Answer::parse(&answer).map(|answer| answer.status), Some(413));
+    writer.join().unwrap();
+}
+
+#[test]
+fn an_upload_that_is_given_up_by_a_delete_stops() {
+    let registry = Registry::start();
+    let location = registry.start_upload("a");
+    let mut tcp = registry.connect();
+    write!(tcp, "PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n")
+        .unwrap();
+    tcp.write_all(&vec![0; 1 << 20]).unwrap();
+    wait_for("bytes to arrive", || {
+        registry.get(&location).header("range").is_some_and(|range| range != "0-0")
+    });
+    registry.delete(&location).expect(204);
+    let mut sender = tcp.try_clone().unwrap();
+    let writer = std::thread::spawn(move || while sender.write_all(&[0; 1 << 16]).is_ok() {});
+    let mut answer = Vec::new();
+    let _ = tcp.read_to_end(&mut answer);
+    drop(tcp);
+    writer.join().unwrap();
+    assert_eq!(Answer::parse(&answer).map(|answer| answer.status), Some(404));
+    registry.get(&format!("/v2/a/blobs/{}", Digest::sha256(b""))).expect(404);
+}
