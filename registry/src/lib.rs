@@ -5,6 +5,8 @@
 pub mod admin;
 pub mod config;
 pub mod content;
+#[doc(hidden)]
+pub mod edge;
 mod failpoint;
 pub mod http;
 pub mod observe;

@@ -23,14 +23,14 @@ pub enum ConfigError {
 /// Prefix of the variables that override the file.
 const PREFIX: &str = "REGISTRY_";
 
-/// Reads `path`, if there is one, and puts the variables over it. Gives also what an operator
-/// should be told.
+/// Reads the text of the file `path`, if there is one, and puts the variables over it. Gives also
+/// what an operator should be told.
 pub(super) fn load(
-    path: Option<&Path>,
+    file: Option<(&Path, &str)>,
     variables: &[(String, String)],
 ) -> Result<(File, Vec<String>), ConfigError> {
-    let mut tree = match path {
-        Some(path) => read(path)?,
+    let mut tree = match file {
+        Some((path, text)) => parse(path, text)?,
         None => Value::Object(serde_json::Map::new()),
     };
     let mut notes = Vec::new();
@@ -47,9 +47,7 @@ pub(super) fn load(
     }
 }
 
-fn read(path: &Path) -> Result<Value, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+fn parse(path: &Path, text: &str) -> Result<Value, ConfigError> {
     let located = |error: serde_saphyr::Error| {
         let location = error.location();
         ConfigError::File {
@@ -61,9 +59,9 @@ fn read(path: &Path) -> Result<Value, ConfigError> {
     };
     // Typed first, for errors with a place in the file.
     if !text.trim().is_empty() {
-        serde_saphyr::from_str::<File>(&text).map_err(located)?;
+        serde_saphyr::from_str::<File>(text).map_err(located)?;
     }
-    let tree: Value = serde_saphyr::from_str(&text).map_err(located)?;
+    let tree: Value = serde_saphyr::from_str(text).map_err(located)?;
     Ok(if tree.is_null() { Value::Object(serde_json::Map::new()) } else { tree })
 }
 

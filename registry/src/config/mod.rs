@@ -107,7 +107,29 @@ impl Config {
         path: Option<&Path>,
         variables: &[(String, String)],
     ) -> Result<Loaded, ConfigError> {
-        let (file, mut notes) = load::load(path, variables)?;
+        let Some(path) = path else { return Self::read(None, variables) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text, variables)
+    }
+
+    /// Reads the text of a file; `path` is for errors.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        variables: &[(String, String)],
+    ) -> Result<Loaded, ConfigError> {
+        Self::read(Some((path, text)), variables)
+    }
+
+    fn read(
+        file: Option<(&Path, &str)>,
+        variables: &[(String, String)],
+    ) -> Result<Loaded, ConfigError> {
+        let (file, mut notes) = load::load(file, variables)?;
         refuse_unsupported(&file)?;
         note_ineffective(&file, &mut notes);
         let config = resolve(&file)?;

@@ -4,6 +4,7 @@
 mod base;
 mod blobs;
 mod body;
+pub(crate) mod edge;
 mod error;
 mod incoming;
 mod manifests;

@@ -84,7 +84,8 @@ pub struct Session {
     hasher: Hasher,
     algorithm: Algorithm,
     offset: u64,
-    saved: u64,
+    /// What `state` on the disk says; `None` when it does not say what is here.
+    saved: Option<u64>,
     written_back: u64,
     space_checked: u64,
     /// Open while somebody writes; an idle session holds no descriptor.
@@ -114,7 +115,7 @@ impl Disk {
             hasher: Hasher::new(algorithm),
             algorithm,
             offset: 0,
-            saved: 0,
+            saved: None,
             written_back: 0,
             space_checked: 0,
             data: None,
@@ -169,7 +170,7 @@ impl Disk {
             hasher,
             algorithm,
             offset,
-            saved: 0,
+            saved: None,
             written_back: 0,
             space_checked: offset,
             data: Some(data),
@@ -240,7 +241,7 @@ impl Session {
         }
         self.hasher = checkpoint.hasher;
         self.offset = checkpoint.offset;
-        self.saved = self.saved.min(self.offset);
+        self.saved = None;
         self.written_back = self.written_back.min(self.offset);
         self.space_checked = self.space_checked.min(self.offset);
         self.save(disk)
@@ -287,7 +288,7 @@ impl Session {
             let _ = sys::start_writeback(data, self.written_back, self.offset - self.written_back);
             self.written_back = self.offset;
         }
-        if self.offset - self.saved >= SAVE_BYTES {
+        if self.offset - self.saved.unwrap_or(0) >= SAVE_BYTES {
             self.save(disk)?;
         }
         Ok(())
@@ -308,7 +309,8 @@ impl Session {
     /// # Errors
     /// When the state cannot be written.
     pub fn pause(&mut self, disk: &Disk) -> Result<(), StoreError> {
-        let saved = self.save(disk);
+        let current = self.saved == Some(self.offset);
+        let saved = if current { Ok(()) } else { self.save(disk) };
         self.data = None;
         saved
     }
@@ -330,7 +332,7 @@ impl Session {
             file.set_len(text.len() as u64)
         };
         write().map_err(|source| disk.failed("save the upload's state", source))?;
-        self.saved = self.offset;
+        self.saved = Some(self.offset);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! The registry's HTTP interface: raw bytes in, whole answers out, against a server in this
 //! process. One module per section of the specification; each test names what it shows.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 mod base;
 mod blobs;
 mod harness;
