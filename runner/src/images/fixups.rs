@@ -4,6 +4,10 @@
 //! A layer with `tmp/x` and no entry for `tmp/` has a plain directory there, and overlayfs shows
 //! the attributes of the topmost one: 1777 `/tmp` would become 0755. For every such directory a
 //! tiny layer on top holds it again, with the attributes of the topmost entry that names it.
+//!
+//! The same layer makes whiteouts invisible where nothing lies below them: overlayfs leaves
+//! whiteouts out of a listing only where it merges directories, and shows those of a directory
+//! that a single layer has as names that cannot be looked up.
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -88,6 +92,7 @@ impl Store {
             bytes: 0,
             tar_bytes: 0,
             implied: Vec::new(),
+            whiteouts_in: Vec::new(),
             root: None,
             opaque_root: false,
         };
@@ -116,6 +121,17 @@ fn fixes(members: &[Member]) -> Result<BTreeMap<Vec<u8>, Attributes>, StoreError
             match topmost_explicit(&members[..=at], path)? {
                 Some(wanted) if wanted != shown => drop(fixes.insert(path.clone(), wanted)),
                 _ => {}
+            }
+        }
+    }
+    for member in members {
+        for text in &member.facts.whiteouts_in {
+            let path = crate::unpack::path_from_text(text);
+            if !fixes.contains_key(&path)
+                && contributions(members, &path)? == 1
+                && let Some(attributes) = attributes_shown(members, &path)?
+            {
+                fixes.insert(path, attributes);
             }
         }
     }
@@ -161,6 +177,20 @@ fn topmost_explicit(members: &[Member], path: &[u8]) -> Result<Option<Attributes
         }
     }
     Ok(None)
+}
+
+/// How many layers overlayfs merges at `path`.
+fn contributions(members: &[Member], path: &[u8]) -> Result<usize, StoreError> {
+    let mut count = 0;
+    for member in members.iter().rev() {
+        if matches!(member.layer.look(path)?, Found::Directory { .. }) {
+            count += 1;
+        }
+        if looks_away(member, path)? {
+            break;
+        }
+    }
+    Ok(count)
 }
 
 /// Attributes that a stack of `members` with fixups shows for a directory.

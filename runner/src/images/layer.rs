@@ -32,6 +32,9 @@ pub struct LayerFacts {
     /// Directories without an entry of their own; bytes outside printable ASCII as `%xx`.
     #[serde(default)]
     pub implied: Vec<String>,
+    /// Directories other than the root that hold whiteouts, written in the same way.
+    #[serde(default)]
+    pub whiteouts_in: Vec<String>,
     /// Attributes of the layer's own entry for `/`.
     #[serde(default)]
     pub root: Option<Attributes>,

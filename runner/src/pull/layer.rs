@@ -483,6 +483,7 @@ fn facts(unpacked: Unpacked) -> Result<LayerFacts, StoreError> {
         bytes: unpacked.bytes,
         tar_bytes: unpacked.tar_bytes,
         implied: unpacked.implied,
+        whiteouts_in: unpacked.whiteouts_in,
         root: unpacked.root,
         opaque_root: unpacked.opaque_root,
     })

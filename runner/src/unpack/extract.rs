@@ -60,7 +60,8 @@ impl<R: Read> Extractor<R> {
             tar_bytes,
             entries: self.entries,
             bytes: self.bytes,
-            implied: finished.implied.iter().map(|path| super::path_to_text(path)).collect(),
+            implied: texts(&finished.implied),
+            whiteouts_in: texts(&finished.whiteouts_in),
             root: finished.root,
             opaque_root: finished.opaque_root,
         })
@@ -295,6 +296,10 @@ impl<R: Read> Extractor<R> {
         rustix::fs::utimensat(&*dir, name, &tree::times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| Refusal::system("set its times", error))
     }
+}
+
+fn texts(paths: &[Vec<u8>]) -> Vec<String> {
+    paths.iter().map(|path| super::path_to_text(path)).collect()
 }
 
 fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {

@@ -28,6 +28,8 @@ pub struct Unpacked {
     pub bytes: u64,
     /// Directories that have no entry of their own, as text ([`super::path_to_text`]).
     pub implied: Vec<String>,
+    /// Directories that hold whiteouts, as text.
+    pub whiteouts_in: Vec<String>,
     /// The layer's own entry for `/`.
     pub root: Option<RootAttributes>,
     pub opaque_root: bool,

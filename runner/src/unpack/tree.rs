@@ -5,7 +5,7 @@
 //! `0755 0:0`, so that a setgid bit or a default ACL of a directory does not change what is made
 //! in it, and times are not touched by later entries.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -26,6 +26,8 @@ pub(crate) struct Tree {
     directories: BTreeMap<Vec<u8>, Directory>,
     /// Bytes of the names in `directories`.
     name_bytes: usize,
+    /// Directories that hold a whiteout.
+    whiteouts_in: BTreeSet<Vec<u8>>,
     cache: HashMap<Vec<u8>, Rc<OwnedFd>>,
     root_given: Option<Given>,
     opaque_root: bool,
@@ -62,6 +64,8 @@ enum Standing {
 pub(crate) struct Finished {
     /// Directories without an entry of their own.
     pub(crate) implied: Vec<Vec<u8>>,
+    /// Directories that hold whiteouts (or held them: a later entry may have replaced one).
+    pub(crate) whiteouts_in: Vec<Vec<u8>>,
     pub(crate) root: Option<RootAttributes>,
     pub(crate) opaque_root: bool,
 }
@@ -72,6 +76,7 @@ impl Tree {
             root: Rc::new(root),
             directories: BTreeMap::new(),
             name_bytes: 0,
+            whiteouts_in: BTreeSet::new(),
             cache: HashMap::new(),
             root_given: None,
             opaque_root: false,
@@ -127,7 +132,7 @@ impl Tree {
         if let Some(fd) = self.cache.get(path) {
             return Ok(Rc::clone(fd));
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         open_beneath(&self.root, path, flags).map(Rc::new)
     }
 
@@ -223,7 +228,12 @@ impl Tree {
         let parent = self.directory(parent_path)?;
         let mode = Mode::empty();
         match rustix::fs::mknodat(&*parent, name, FileType::CharacterDevice, mode, 0) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if !self.whiteouts_in.contains(parent_path) {
+                    self.whiteouts_in.insert(parent_path.to_vec());
+                }
+                Ok(())
+            }
             Err(Errno::EXIST) if self.directories.contains_key(path) => self.remember(path, true),
             // A file hides the lower one by itself.
             Err(Errno::EXIST) => Ok(()),
@@ -294,7 +304,8 @@ impl Tree {
                 .filter(|(name, _)| !super::speaks_to_overlay(name))
                 .collect(),
         });
-        Ok(Finished { implied, root, opaque_root: self.opaque_root })
+        let whiteouts_in = self.whiteouts_in.into_iter().filter(|path| !path.is_empty()).collect();
+        Ok(Finished { implied, whiteouts_in, root, opaque_root: self.opaque_root })
     }
 
     fn settle(&self, path: &[u8], directory: &Directory) -> Result<(), Refusal> {

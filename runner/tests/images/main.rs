@@ -1,0 +1,8 @@
+//! Images, from the registry to the tree that a container sees. Needs root and overlayfs.
+
+#[path = "../corpus/mod.rs"]
+mod corpus;
+mod host;
+mod registry;
+mod tree;
+mod unpacking;
