@@ -5,6 +5,7 @@ pub mod container;
 pub mod dirs;
 pub mod failure;
 pub mod images;
+pub mod launch;
 pub mod pull;
 pub mod seccomp;
 pub mod signal;

@@ -1,0 +1,150 @@
+//! What is known of a container's life, and how its status is told from it.
+//!
+//! `$RUN/c/<id>/state.json` is written by the monitor alone, by rename; `containers/<id>/exit.json`
+//! is written once per run of the container and outlives reboots. A process is alive when its
+//! monitor holds `monitor.lock`: a pid is never proof of anything.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::protocol::{Exit, Oom};
+
+/// Largest state file that is read, in bytes; ours are under 1 KiB.
+const MAX_STATE_BYTES: u64 = 64 << 10;
+
+/// A process, named so that a reused number is not taken for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+    pub start_time: u64,
+    pub boot_id: String,
+}
+
+/// `state.json`: a container that has been started and whose monitor has not finished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    pub id: String,
+    pub init: ProcessId,
+    pub monitor: ProcessId,
+    /// RFC 3339.
+    pub started: String,
+    pub paused: bool,
+    /// The container's directory in each cgroup hierarchy, absolute paths on the host.
+    pub cgroups: Vec<PathBuf>,
+}
+
+/// `exit.json`: how the last run of the container ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    pub exit: Exit,
+    /// RFC 3339; `None` when the container never came to run.
+    pub started: Option<String>,
+    pub finished: String,
+    /// Why it could not be started, or what happened to its monitor.
+    pub error: Option<String>,
+}
+
+/// What `ps` and `inspect` say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Never started.
+    Created,
+    Running(State),
+    Paused(State),
+    Exited(ExitRecord),
+    /// The monitor is gone and its container may live: [`super::recover`] puts it right.
+    Orphaned(Option<State>),
+}
+
+/// The status of container `id`.
+///
+/// # Errors
+/// When a file is there and cannot be read; a file that is missing is an answer.
+pub fn status(root: &Path, run: &Path, id: &str) -> io::Result<Status> {
+    let run_directory = run_directory(run, id);
+    let exited = || read_json::<ExitRecord>(&record_directory(root, id).join("exit.json"));
+    if !run_directory.exists() {
+        return Ok(match exited()? {
+            Some(record) => Status::Exited(record),
+            None => Status::Created,
+        });
+    }
+    let locked = monitor_is_alive(&run_directory)?;
+    let state = read_json::<State>(&run_directory.join("state.json"))?;
+    match (locked, state) {
+        (true, Some(state)) if state.paused => Ok(Status::Paused(state)),
+        (true, Some(state)) => Ok(Status::Running(state)),
+        // Between taking the lock and the first instruction, or between the end and the cleanup.
+        (true, None) => Ok(exited()?.map_or(Status::Created, Status::Exited)),
+        (false, state) => match exited()? {
+            Some(record) if state.is_none() => Ok(Status::Exited(record)),
+            _ => Ok(Status::Orphaned(state)),
+        },
+    }
+}
+
+/// `$RUN/c/<id>`
+pub fn run_directory(run: &Path, id: &str) -> PathBuf {
+    run.join("c").join(id)
+}
+
+/// `$ROOT/containers/<id>`
+pub fn record_directory(root: &Path, id: &str) -> PathBuf {
+    root.join("containers").join(id)
+}
+
+/// Whether somebody holds the lock that a monitor holds for its life.
+pub(crate) fn monitor_is_alive(run_directory: &Path) -> io::Result<bool> {
+    let lock = match fs::File::open(run_directory.join("monitor.lock")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads a JSON file; `None` when it is not there.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let file = match fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+    {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_STATE_BYTES).read_to_end(&mut bytes)?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+    })
+}
+
+/// Writes a JSON file by rename: a reader sees the old one or the new one. Not durable.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, serde_json::to_vec(value)?)?;
+    fs::rename(&temporary, path)
+}
+
+impl ExitRecord {
+    /// A container of which nobody saw the end.
+    pub(crate) fn unseen(code: u8, why: &str, started: Option<String>) -> Self {
+        Self {
+            exit: Exit { code, signal: None, oom: None::<Oom> },
+            started,
+            finished: crate::timestamp::Timestamp::now().to_rfc3339(),
+            error: Some(why.to_owned()),
+        }
+    }
+}
