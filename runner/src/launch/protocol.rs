@@ -264,7 +264,9 @@ mod tests {
             assert!(Frame::take(&mut part).unwrap().is_none(), "{cut}");
             assert_eq!(part.len(), cut);
         }
-        assert!(matches!(Frame::take(&mut bytes).unwrap(), Some(Frame::Stdout(b)) if b == b"hello"));
+        assert!(
+            matches!(Frame::take(&mut bytes).unwrap(), Some(Frame::Stdout(b)) if b == b"hello")
+        );
         let second = Frame::read(&bytes[..]).unwrap();
         assert!(matches!(second, Some(Frame::Request(Request::Signal(15)))));
         assert!(Frame::read(&[][..]).unwrap().is_none());
