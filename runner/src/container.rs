@@ -26,6 +26,8 @@ pub struct Record {
     pub image: ImageUse,
     /// The OCI runtime configuration: a pure function of image configuration and flags.
     pub spec: Spec,
+    /// How many of the process's arguments are the entrypoint's; the others are the command.
+    pub entrypoint_words: usize,
     /// `-u` or the image's `User`, as text: names are looked up in the container's own
     /// `/etc/passwd` and `/etc/group`, by the container's init, after the root has changed.
     pub user: String,

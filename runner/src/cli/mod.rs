@@ -5,24 +5,31 @@
 //! Reserved words answer that they are not supported, so that `rrun prune` never pulls an image
 //! of that name.
 
+mod client;
+mod containers;
+mod doctor;
 pub mod flags;
 mod globals;
 mod help;
 pub(crate) mod images;
 pub(crate) mod listing;
+mod monitor;
 mod mount_flags;
 mod names;
 mod output;
 mod request;
 mod run;
 mod run_flags;
+mod system;
 pub(crate) mod template;
 mod values;
+mod volume;
 
 use std::ffi::OsString;
 
 use self::flags::{Arguments, Flag, FlagsEnd};
 pub use self::globals::Globals;
+use self::output::confirm;
 pub use self::output::{print, print_line};
 use crate::failure::Failure;
 use crate::unpack;
@@ -47,20 +54,10 @@ pub struct Verb {
 
 /// Every command, in the order of help.
 fn verbs() -> impl Iterator<Item = &'static Verb> {
-    [run::VERBS, VERBS].into_iter().flatten().chain(images::VERBS.iter().copied())
+    let containers = containers::VERBS.iter().copied().flatten();
+    let rest = [volume::VERBS, doctor::VERBS, system::VERBS].into_iter().flatten();
+    run::VERBS.iter().chain(containers).chain(images::VERBS.iter().copied()).chain(rest)
 }
-
-const VERBS: &[Verb] = &[Verb {
-    names: &["version"],
-    operands: "",
-    operands_min: 0,
-    operands_max: 0,
-    about: "Show the version",
-    details: "",
-    flags: &[],
-    flags_end: FlagsEnd::AtDashes,
-    run: |_, _| print_line(&version_line()).map(|()| 0),
-}];
 
 /// Words that Docker or a later release gives a meaning.
 const RESERVED: &[&str] = &[

@@ -35,3 +35,19 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
         Err(error) => Err(Failure::new("cannot write to standard output").because(&error)),
     }
 }
+
+/// Asks on standard error and reads the answer; anything but yes is no.
+///
+/// # Errors
+/// Where standard input cannot be read.
+pub(super) fn confirm(what: &str) -> Result<bool, Failure> {
+    let mut err = std::io::stderr();
+    // A question that nobody can read is answered by nobody.
+    let _ = write!(err, "WARNING! {what}\nAre you sure you want to continue? [y/N] ");
+    let _ = err.flush();
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::new("cannot read the answer").because(&error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Capabilities;
 
+use crate::cli::client::{self, Connection, Ended, relay};
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, request};
 pub(super) use crate::cli::run_flags::FLAGS;
-use crate::cli::{Globals, Verb, print_line};
+use crate::cli::{Globals, Verb, monitor, print_line};
 use crate::container::Record;
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Store, StoreError, new_container_id};
@@ -68,21 +69,90 @@ pub(super) fn shorthand(globals: &Globals, arguments: &Arguments) -> Result<u8, 
 }
 
 fn run(globals: &Globals, arguments: Arguments) -> Result<u8, Failure> {
-    if arguments.has("tty") && !arguments.has("detach") && arguments.has("interactive") {
+    let detached = arguments.has("detach");
+    if arguments.has("tty") && arguments.has("interactive") && !detached {
         // Docker's words, for whoever greps them.
         if !std::io::stdin().is_terminal() {
             return Err(Failure::new("the input device is not a TTY")
                 .hint("leave -t away: input comes from a pipe or file"));
         }
     }
+    let passes_signals = !arguments.given("sig-proxy") || arguments.has("sig-proxy");
+    let foreground = Foreground {
+        stdin: arguments.has("interactive"),
+        stop_on_hangup: passes_signals,
+        passes_signals,
+        detach_keys: client::detach_keys(arguments.value("detach-keys"))?,
+    };
     let made = make(globals, &arguments)?;
-    let _ = made.store;
-    Err(Failure::new("not yet"))
+    let foreground = if detached { None } else { Some(foreground) };
+    let ended = start_directory(globals, &made.directory, &made.record, foreground);
+    if ended.is_ok() && detached {
+        print_line(&made.record.id)?;
+    }
+    ended
+}
+
+/// How a command that stays is connected to its container.
+pub(super) struct Foreground {
+    pub(super) stdin: bool,
+    /// When this command is killed the container is stopped.
+    pub(super) stop_on_hangup: bool,
+    pub(super) passes_signals: bool,
+    pub(super) detach_keys: Vec<u8>,
+}
+
+/// Starts a container that exists. In the foreground the answer is its exit code.
+pub(super) fn start_container(
+    globals: &Globals,
+    store: &Store,
+    id: &str,
+    foreground: Option<Foreground>,
+) -> Result<u8, Failure> {
+    let directory = store.container(id)?;
+    let record = directory.record()?;
+    start_directory(globals, &directory, &record, foreground)
+}
+
+fn start_directory(
+    globals: &Globals,
+    directory: &ContainerDir,
+    record: &Record,
+    foreground: Option<Foreground>,
+) -> Result<u8, Failure> {
+    // From here on a signal is the container's; before, it ended this command.
+    let signals = client::catch_signals()?;
+    let terminal = record.stdio.terminal;
+    let attach = foreground
+        .as_ref()
+        .map(|foreground| client::attach(foreground.stdin, terminal, foreground.stop_on_hangup));
+    let stream = match monitor::start(&globals.dirs, directory, attach) {
+        Ok(stream) => stream,
+        Err(error) => {
+            // No monitor came to be that would do it.
+            if record.remove_on_exit {
+                globals.store()?.remove_container(&record.id)?;
+            }
+            return Err(Failure::new("cannot start the container").because(&error));
+        }
+    };
+    let Some(foreground) = foreground else { return client::wait_for_start(&stream).map(|()| 0) };
+    let connection = Connection {
+        stream,
+        stdin: foreground.stdin,
+        terminal,
+        passes_signals: foreground.passes_signals,
+        is_exec: false,
+        detach_keys: foreground.detach_keys,
+    };
+    match relay(connection, &signals)? {
+        Ended::Exited(exit) => Ok(client::conclude(&exit)),
+        Ended::Detached => Ok(0),
+    }
 }
 
 /// A container that exists and has not been started.
 pub(super) struct Made {
-    pub(super) store: Store,
     pub(super) directory: ContainerDir,
     pub(super) record: Record,
 }
@@ -100,8 +170,7 @@ fn make(globals: &Globals, arguments: &Arguments) -> Result<Made, Failure> {
     let request = request(arguments, command, &Existing { globals, store: &store })?;
     let options = pull_options(arguments)?;
     let cidfile = arguments.value("cidfile").map(CidFile::claim).transpose()?;
-    let mut made = record_and_create(store, reference, &options, &request)?;
-    made.record.name.clone_from(&request.name);
+    let made = record_and_create(&store, reference, &options, &request)?;
     if let Some(file) = cidfile {
         file.write(&made.record.id)?;
     }
@@ -109,26 +178,26 @@ fn make(globals: &Globals, arguments: &Arguments) -> Result<Made, Failure> {
 }
 
 fn record_and_create(
-    store: Store,
+    store: &Store,
     reference: &str,
     options: &PullOptions,
     request: &Request,
 ) -> Result<Made, Failure> {
     // A layer can be removed between reading the image and writing the record: once more then.
     for last in [false, true] {
-        let (image, _lease) = crate::pull::ensure(&store, reference, options)?;
+        let (image, _lease) = crate::pull::ensure(store, reference, options)?;
         let bytes = store.blob(&image.config)?;
         let config = ImageConfig::parse(&bytes).map_err(|error| {
             Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
         })?;
         let id = new_container_id();
         let created = Timestamp::now().to_rfc3339();
-        let host = host(request, &store);
+        let host = host(request, store);
         let record = crate::spec::record(request, &config, image.to_use(), &host, &id, created)
             .map_err(|error| Failure::of(&error))?;
-        make_volumes(&store, &record)?;
+        make_volumes(store, &record)?;
         match store.create_container(&record) {
-            Ok(directory) => return Ok(Made { store, directory, record }),
+            Ok(directory) => return Ok(Made { directory, record }),
             Err(StoreError::NoSuchLayer(_)) if !last => {}
             Err(error) => return Err(error.into()),
         }
@@ -163,7 +232,7 @@ fn host(request: &Request, store: &Store) -> Host {
 }
 
 /// What could be passed on at all. Source: proc_pid_status(5), `CapBnd`.
-fn bounding_set() -> Capabilities {
+pub(super) fn bounding_set() -> Capabilities {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
     let mask = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok());

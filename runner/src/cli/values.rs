@@ -10,6 +10,7 @@ use oci_spec::runtime::{
 
 use crate::failure::Failure;
 use crate::spec::Variable;
+use crate::timestamp::Timestamp;
 
 /// Largest file of variables or labels, bytes: what execve(2) takes at most, with room.
 const FILE_BYTES_MAX: u64 = 8 << 20;
@@ -261,6 +262,53 @@ pub(super) fn device_rule(text: &str) -> Result<LinuxDeviceCgroup, Failure> {
     Ok(rule)
 }
 
+/// A point in time: RFC 3339, a date, seconds since 1970, or an age like `1h30m`.
+pub(super) fn moment(flag: &str, text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
+    let wrong =
+        || invalid(flag, text, "it is a time (2026-01-02T03:04:05Z) or an age (10m, 1h30m)");
+    if let Some(age) = age(text) {
+        let seconds = now.seconds.checked_sub(age).ok_or_else(wrong)?;
+        return Ok(Timestamp { seconds, ..now });
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if let Ok(seconds) = whole.parse::<i64>()
+        && fraction.bytes().all(|b| b.is_ascii_digit())
+    {
+        let nine: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+        return Ok(Timestamp { seconds, nanoseconds: nine.parse().map_err(|_| wrong())? });
+    }
+    let complete = match text.len() {
+        10 => format!("{text}T00:00:00Z"),
+        16 if text.contains('T') => format!("{text}:00Z"),
+        19 if text.contains('T') => format!("{text}Z"),
+        _ => text.to_owned(),
+    };
+    Timestamp::parse(&complete).ok_or_else(wrong)
+}
+
+/// Seconds of `1h30m`, `10s`; a Go duration of whole numbers.
+fn age(text: &str) -> Option<i64> {
+    let mut rest = text;
+    let mut seconds = 0_i64;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: i64 = rest[..digits].parse().ok()?;
+        let unit = rest[digits..].chars().next()?;
+        let each = match unit {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            _ => return None,
+        };
+        seconds = seconds.checked_add(number.checked_mul(each)?)?;
+        rest = &rest[digits + 1..];
+    }
+    Some(seconds)
+}
+
 /// Some of `rwm`, each once.
 pub(super) fn is_access(text: &str) -> bool {
     (1..=3).contains(&text.len())
@@ -390,6 +438,25 @@ mod tests {
         }
         for text in ["", "3-1", "a", "0,", "-1"] {
             assert!(set("cpuset-cpus", text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        let now = Timestamp { seconds: 100_000, nanoseconds: 0 };
+        for (text, want) in [
+            ("10m", 99_400),
+            ("1h30m", 94_600),
+            ("1700000000", 1_700_000_000),
+            ("1700000000.5", 1_700_000_000),
+            ("1970-01-02", 86_400),
+            ("1970-01-01T00:01:00", 60),
+            ("1970-01-01T01:00:00+01:00", 0),
+        ] {
+            assert_eq!(moment("since", text, now).unwrap().seconds, want, "{text}");
+        }
+        for text in ["", "x", "10", "m", "-5m", "1d"] {
+            assert_eq!(moment("since", text, now).is_ok(), text == "10", "{text:?}");
         }
     }
 

@@ -7,7 +7,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use super::request::CapabilityName;
 
 /// Docker's fourteen. Source: moby, `oci/caps/defaults.go`.
-pub(super) const DEFAULT: [Capability; 14] = [
+pub const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
     Capability::DacOverride,
@@ -76,12 +76,6 @@ const BY_NUMBER: [Capability; 41] = [
 pub fn from_mask(mask: u64) -> Capabilities {
     let numbered = BY_NUMBER.iter().enumerate();
     numbered.filter(|(number, _)| mask >> number & 1 == 1).map(|(_, one)| *one).collect()
-}
-
-/// A set as bits, the reverse of [`from_mask`].
-pub fn mask(set: &Capabilities) -> u64 {
-    let numbered = BY_NUMBER.iter().enumerate();
-    numbered.filter(|(_, one)| set.contains(one)).fold(0, |mask, (number, _)| mask | 1 << number)
 }
 
 impl FromStr for CapabilityName {

@@ -15,7 +15,8 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Root, Spec, User};
 
-pub use self::capabilities::{from_mask as capabilities_from_mask, mask as capability_mask};
+pub use self::capabilities::DEFAULT as DEFAULT_CAPABILITIES;
+pub use self::capabilities::from_mask as capabilities_from_mask;
 pub use self::image_config::{Execution, ImageConfig};
 pub use self::mounts::clean as clean_target;
 use self::request::SeccompChoice;
@@ -103,13 +104,14 @@ pub fn record(
     check_user(&user)?;
     let (mounts, volumes) = mounts::assemble(request, execution, host)?;
 
+    let (arguments, entrypoint_words) = process::arguments(request, execution)?;
     let mut process = Process::default();
     let mut numeric = User::default();
     numeric.set_uid(0).set_gid(0);
     process
         .set_terminal(Some(request.terminal))
         .set_user(numeric)
-        .set_args(Some(process::arguments(request, execution)?))
+        .set_args(Some(arguments))
         .set_env(Some(process::environment(request, execution, &hosts.hostname)))
         .set_cwd(workdir(request, execution)?)
         .set_capabilities(Some(capabilities::sets(&held)))
@@ -139,6 +141,7 @@ pub fn record(
         created,
         image: image_use,
         spec,
+        entrypoint_words,
         user,
         groups_added: request.groups_added.clone(),
         network: request.network.clone(),
@@ -187,7 +190,10 @@ fn workdir(request: &Request, image: &Execution) -> Result<PathBuf, SpecError> {
 }
 
 /// Strict: `0:`, `:0`, `+5`, `1 000` name nobody, least of all root (CVE-2026-30892).
-fn check_user(text: &str) -> Result<(), SpecError> {
+///
+/// # Errors
+/// [`SpecError::User`]
+pub fn check_user(text: &str) -> Result<(), SpecError> {
     if text.is_empty() {
         return Ok(());
     }

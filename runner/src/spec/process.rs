@@ -8,13 +8,17 @@ use super::request::{Request, Variable};
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Entrypoint and command: `--entrypoint` drops the image's command too; words after the image's
-/// name replace the image's command only.
-pub(super) fn arguments(request: &Request, image: &Execution) -> Result<Vec<String>, SpecError> {
+/// name replace the image's command only. Also: how many of them are the entrypoint.
+pub(super) fn arguments(
+    request: &Request,
+    image: &Execution,
+) -> Result<(Vec<String>, usize), SpecError> {
     let (mut arguments, command) = match &request.entrypoint {
         Some(entrypoint) => (entrypoint.clone(), &request.command),
         None if request.command.is_empty() => (image.entrypoint.clone(), &image.cmd),
         None => (image.entrypoint.clone(), &request.command),
     };
+    let entrypoint_words = arguments.len();
     arguments.extend(command.iter().cloned());
     if arguments.is_empty() {
         return Err(SpecError::NoCommand);
@@ -22,7 +26,7 @@ pub(super) fn arguments(request: &Request, image: &Execution) -> Result<Vec<Stri
     if arguments[0].is_empty() {
         return Err(SpecError::EmptyCommand);
     }
-    Ok(arguments)
+    Ok((arguments, entrypoint_words))
 }
 
 /// In Docker's order: PATH, HOSTNAME, TERM with a terminal, then what was asked for, then the

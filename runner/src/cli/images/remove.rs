@@ -1,7 +1,5 @@
 //! `rrun rmi`, `rrun image prune`
 
-use std::io::{BufRead, Write};
-
 use super::describe::Described;
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print};
@@ -99,19 +97,7 @@ fn agreed(all: bool) -> Result<bool, Failure> {
     } else {
         "all dangling images"
     };
-    let mut err = std::io::stderr();
-    // A question that nobody can read is answered by nobody.
-    let _ = write!(
-        err,
-        "WARNING! This will remove {which}.\nAre you sure you want to continue? [y/N] "
-    );
-    let _ = err.flush();
-    let mut answer = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::new("cannot read the answer").because(&error))?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    crate::cli::confirm(&format!("This will remove {which}."))
 }
 
 enum Filter {

@@ -1,0 +1,406 @@
+//! `inspect` of a container, with Docker's keys.
+
+use std::path::Path;
+
+use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType, Mount};
+use serde_json::{Value, json};
+
+use super::{status, view};
+use crate::cli::flags::{Arguments, Flag, FlagsEnd};
+use crate::cli::listing::print_inspected;
+use crate::cli::{Globals, Verb};
+use crate::container::{Record, Seccomp};
+use crate::failure::Failure;
+use crate::images::{ContainerDir, Store, StoreError};
+use crate::launch::state::Status;
+use crate::spec::DEFAULT_CAPABILITIES;
+
+const FLAGS: &[Flag] = &[
+    Flag::one("format", "json|TEMPLATE", "what of it is shown").short('f'),
+    Flag::one("type", "container|image|volume", "look for these only"),
+    Flag::switch("size", "").short('s'),
+];
+
+pub(super) const VERBS: &[Verb] = &[
+    Verb {
+        names: &["inspect"],
+        operands: "NAME [NAME…]",
+        operands_min: 1,
+        operands_max: usize::MAX,
+        about: "Show everything known of containers, images and volumes",
+        details: "\
+  rrun inspect -f '{{.State.Status}} {{.State.ExitCode}}' web
+  rrun inspect -f '{{json .Config.Env}}' localhost:5000/app",
+        flags: FLAGS,
+        flags_end: FlagsEnd::AtDashes,
+        run: |globals, arguments| run(globals, arguments, arguments.value("type")),
+    },
+    Verb {
+        names: &["container inspect"],
+        operands: "CONTAINER [CONTAINER…]",
+        operands_min: 1,
+        operands_max: usize::MAX,
+        about: "",
+        details: "",
+        flags: FLAGS,
+        flags_end: FlagsEnd::AtDashes,
+        run: |globals, arguments| run(globals, arguments, Some("container")),
+    },
+];
+
+fn run(globals: &Globals, arguments: &Arguments, kind: Option<&str>) -> Result<u8, Failure> {
+    let store = globals.store()?;
+    let mut found = Vec::new();
+    let mut code = 0;
+    for name in &arguments.operands {
+        match find(globals, &store, name, kind) {
+            Ok(value) => found.push(value),
+            Err(failure) => {
+                eprintln!("{failure}");
+                code = 1;
+            }
+        }
+    }
+    if !found.is_empty() || arguments.value("format").is_none() {
+        print_inspected(&found, arguments.value("format"))?;
+    }
+    Ok(code)
+}
+
+/// A container of this name, else an image, else a volume.
+fn find(
+    globals: &Globals,
+    store: &Store,
+    name: &str,
+    kind: Option<&str>,
+) -> Result<Value, Failure> {
+    if kind.is_none_or(|kind| kind == "container") {
+        match store.container(name) {
+            Ok(container) => return describe(globals, &container),
+            Err(StoreError::NoSuchContainer(_)) if kind.is_none() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if kind.is_none_or(|kind| kind == "image")
+        && let Some(value) = crate::cli::images::inspect::inspect(store, name)?
+    {
+        return Ok(value);
+    }
+    if kind.is_none_or(|kind| kind == "volume")
+        && let Some(value) = crate::cli::volume::inspect_value(store, name)?
+    {
+        return Ok(value);
+    }
+    let what = kind.unwrap_or("object");
+    Err(Failure::new(format!("no such {what}: {name}")).hint("rrun ps -a, rrun images"))
+}
+
+fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failure> {
+    let record = container.record()?;
+    let status = status(globals, &container.id)?;
+    let arguments = view::arguments(&record);
+    let directory = container.path().display();
+    Ok(json!({
+        "Id": record.id,
+        "Created": record.created,
+        "Path": arguments.first(),
+        "Args": arguments.get(1..),
+        "State": state(&status),
+        "Image": record.image.config.to_string(),
+        "ImageManifestDescriptor": {"digest": record.image.manifest.to_string()},
+        "ResolvConfPath": format!("{directory}/resolv.conf"),
+        "HostnamePath": format!("{directory}/hostname"),
+        "HostsPath": format!("{directory}/hosts"),
+        "LogPath": if record.stdio.logged {
+            crate::cli::monitor::log_path(container.path()).display().to_string()
+        } else {
+            String::new()
+        },
+        "Name": format!("/{}", record.name),
+        "RestartCount": 0,
+        "Driver": "overlayfs",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": null,
+        "HostConfig": host_config(&record),
+        "Mounts": mounts(&record),
+        "Config": config(&record),
+        "NetworkSettings": network(&record),
+    }))
+}
+
+fn state(status: &Status) -> Value {
+    const NEVER: &str = "0001-01-01T00:00:00Z";
+    let (pid, started) = match status {
+        Status::Running(state) | Status::Paused(state) => (state.init.pid, state.started.as_str()),
+        Status::Exited(ended) => (0, ended.started.as_deref().unwrap_or(NEVER)),
+        Status::Created | Status::Orphaned(_) => (0, NEVER),
+    };
+    let ended = match status {
+        Status::Exited(ended) => Some(ended),
+        _ => None,
+    };
+    json!({
+        "Status": view::state_word(status),
+        "Running": matches!(status, Status::Running(_) | Status::Paused(_)),
+        "Paused": matches!(status, Status::Paused(_)),
+        "Restarting": false,
+        "OOMKilled": ended.is_some_and(|ended| ended.exit.oom.is_some()),
+        "Dead": matches!(status, Status::Orphaned(_)),
+        "Pid": pid,
+        "ExitCode": ended.map_or(0, |ended| ended.exit.status()),
+        "Error": ended.and_then(|ended| ended.error.as_deref()).unwrap_or_default(),
+        "StartedAt": started,
+        "FinishedAt": ended.map_or(NEVER, |ended| &ended.finished),
+    })
+}
+
+/// Some of `Config`: what the person and the image asked for.
+fn config(record: &Record) -> Value {
+    let process = record.spec.process().clone().unwrap_or_default();
+    let arguments = view::arguments(record);
+    let (entrypoint, command) = arguments.split_at(record.entrypoint_words.min(arguments.len()));
+    json!({
+        "Hostname": record.hosts.hostname,
+        "Domainname": record.hosts.domainname,
+        "User": record.user,
+        "AttachStdin": record.stdio.stdin_open && !record.stdio.detached,
+        "AttachStdout": !record.stdio.detached,
+        "AttachStderr": !record.stdio.detached,
+        "Tty": record.stdio.terminal,
+        "OpenStdin": record.stdio.stdin_open,
+        "StdinOnce": record.stdio.stdin_open && !record.stdio.detached,
+        "Env": process.env(),
+        "Cmd": (!command.is_empty()).then_some(command),
+        "Image": view::familiar_image(record),
+        "WorkingDir": process.cwd(),
+        "Entrypoint": (!entrypoint.is_empty()).then_some(entrypoint),
+        "Labels": record.labels,
+        "StopSignal": record.stop_signal,
+        "StopTimeout": record.stop_timeout_seconds,
+    })
+}
+
+fn host_config(record: &Record) -> Value {
+    let linux = record.spec.linux().clone().unwrap_or_default();
+    let process = record.spec.process().clone().unwrap_or_default();
+    let mode = |kind| namespace_mode(record, kind);
+    let mut value = json!({
+        "Binds": binds(record),
+        "NetworkMode": view::network_word(&record.network),
+        "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        "AutoRemove": record.remove_on_exit,
+        "LogConfig": {"Type": if record.stdio.logged { "json-file" } else { "none" }, "Config": {}},
+        "CgroupnsMode": mode(LinuxNamespaceType::Cgroup),
+        "IpcMode": mode(LinuxNamespaceType::Ipc),
+        "PidMode": mode(LinuxNamespaceType::Pid),
+        "UTSMode": mode(LinuxNamespaceType::Uts),
+        "UsernsMode": "",
+        "CgroupParent": record.cgroup_parent.as_deref().unwrap_or_default(),
+        "Dns": record.hosts.dns,
+        "DnsOptions": record.hosts.dns_options,
+        "DnsSearch": record.hosts.dns_search,
+        "ExtraHosts": record.hosts.added.iter()
+            .map(|(name, address)| format!("{name}:{address}")).collect::<Vec<_>>(),
+        "GroupAdd": record.groups_added,
+        "OomScoreAdj": process.oom_score_adj().unwrap_or(0),
+        "Privileged": is_privileged(record),
+        "ReadonlyRootfs": record.spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)),
+        "SecurityOpt": security_options(record),
+        "Init": record.init,
+        "ShmSize": shm_size(record),
+        "Sysctls": linux.sysctl(),
+        "MaskedPaths": linux.masked_paths(),
+        "ReadonlyPaths": linux.readonly_paths(),
+    });
+    for part in [rights(record), limits(record)] {
+        if let (Value::Object(all), Value::Object(part)) = (&mut value, part) {
+            all.extend(part);
+        }
+    }
+    value
+}
+
+/// Capabilities and devices in `HostConfig`.
+fn rights(record: &Record) -> Value {
+    let linux = record.spec.linux().as_ref();
+    let sets = record.spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    let held = sets.and_then(|sets| sets.bounding().clone()).unwrap_or_default();
+    let privileged = is_privileged(record);
+    let name = |capability: &oci_spec::runtime::Capability| format!("CAP_{capability}");
+    let sorted = |mut names: Vec<String>| {
+        names.sort_unstable();
+        (!names.is_empty()).then_some(names)
+    };
+    let added = held.iter().filter(|one| !privileged && !DEFAULT_CAPABILITIES.contains(one));
+    let dropped = DEFAULT_CAPABILITIES.iter().filter(|one| !privileged && !held.contains(one));
+    let devices = linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten();
+    json!({
+        "CapAdd": sorted(added.map(name).collect()),
+        "CapDrop": sorted(dropped.map(name).collect()),
+        "Devices": devices.map(|device| json!({
+            "PathInContainer": device.path(),
+            "PathOnHost": device.path(),
+            "CgroupPermissions": "rwm",
+        })).collect::<Vec<_>>(),
+    })
+}
+
+/// Limits in `HostConfig`.
+fn limits(record: &Record) -> Value {
+    let process = record.spec.process().clone().unwrap_or_default();
+    let linux = record.spec.linux().as_ref();
+    let resources = linux.and_then(|linux| linux.resources().clone()).unwrap_or_default();
+    let memory = resources.memory().unwrap_or_default();
+    let cpu = resources.cpu().clone().unwrap_or_default();
+    // --cpus is kept as quota and period; Docker counts in billionths.
+    let asked_cpus = record.asked_for.iter().any(|flag| flag == "cpus");
+    let nano_cpus = match (cpu.quota(), cpu.period()) {
+        (Some(quota), Some(period)) if asked_cpus && period > 0 => {
+            quota.saturating_mul(1_000_000_000) / i64::try_from(period).unwrap_or(i64::MAX)
+        }
+        _ => 0,
+    };
+    json!({
+        "Ulimits": process.rlimits().iter().flatten().map(|limit| json!({
+            "Name": limit.typ().to_string().trim_start_matches("RLIMIT_").to_lowercase(),
+            "Hard": limit.hard().cast_signed(),
+            "Soft": limit.soft().cast_signed(),
+        })).collect::<Vec<_>>(),
+        "CpuShares": cpu.shares().unwrap_or(0),
+        "Memory": memory.limit().unwrap_or(0),
+        "NanoCpus": nano_cpus,
+        "BlkioWeight": resources.block_io().as_ref().and_then(|io| io.weight()).unwrap_or(0),
+        "CpuPeriod": if asked_cpus { 0 } else { cpu.period().unwrap_or(0) },
+        "CpuQuota": if asked_cpus { 0 } else { cpu.quota().unwrap_or(0) },
+        "CpusetCpus": cpu.cpus().as_deref().unwrap_or_default(),
+        "CpusetMems": cpu.mems().as_deref().unwrap_or_default(),
+        "MemoryReservation": memory.reservation().unwrap_or(0),
+        "MemorySwap": memory.swap().unwrap_or(0),
+        "MemorySwappiness": memory.swappiness(),
+        "OomKillDisable": memory.disable_oom_killer().unwrap_or(false),
+        "PidsLimit": resources.pids().as_ref().map(|pids| pids.limit()),
+    })
+}
+
+fn is_privileged(record: &Record) -> bool {
+    let linux = record.spec.linux().as_ref();
+    let rules = linux.and_then(|linux| linux.resources().as_ref()?.devices().as_ref());
+    rules
+        .and_then(|rules| rules.first())
+        .is_some_and(|rule| rule.allow() && matches!(rule.typ(), Some(LinuxDeviceType::A)))
+}
+
+fn namespace_mode(record: &Record, kind: LinuxNamespaceType) -> String {
+    let linux = record.spec.linux().as_ref();
+    let mut all = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
+    match all.find(|namespace| namespace.typ() == kind) {
+        None => "host".to_owned(),
+        Some(namespace) => match namespace.path() {
+            Some(path) => format!("ns:{}", path.display()),
+            // Docker's word is empty where private is the only other mode.
+            None if matches!(kind, LinuxNamespaceType::Pid | LinuxNamespaceType::Uts) => {
+                String::new()
+            }
+            None => "private".to_owned(),
+        },
+    }
+}
+
+fn security_options(record: &Record) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    let process = record.spec.process().as_ref();
+    if process.is_some_and(|process| process.no_new_privileges() == Some(true)) {
+        all.push("no-new-privileges".to_owned());
+    }
+    match record.seccomp {
+        Seccomp::Unconfined if !is_privileged(record) => all.push("seccomp=unconfined".to_owned()),
+        Seccomp::Spec => all.push("seccomp=profile".to_owned()),
+        Seccomp::Docker | Seccomp::Unconfined => {}
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+fn shm_size(record: &Record) -> u64 {
+    let mounts = record.spec.mounts().iter().flatten();
+    let mut shm = mounts.filter(|mount| mount.destination() == Path::new("/dev/shm"));
+    let options = shm.next().and_then(|mount| mount.options().clone()).unwrap_or_default();
+    let size = options.iter().find_map(|option| option.strip_prefix("size="));
+    size.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn is_read_only(mount: &Mount) -> bool {
+    mount.options().iter().flatten().any(|option| option == "ro" || option == "rro")
+}
+
+/// The mounts that were asked for, by their index in the Spec: ours come first and are no binds,
+/// but for those that share something with the host.
+fn asked(record: &Record) -> impl Iterator<Item = (usize, &Mount)> {
+    let ours = ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup", "/dev/mqueue"];
+    record.spec.mounts().iter().flatten().enumerate().filter(move |(_, mount)| {
+        let target = mount.destination();
+        let is_shm =
+            target == Path::new("/dev/shm") && mount.source().as_deref() == Some(Path::new("shm"));
+        !ours.iter().any(|known| target == Path::new(known)) && !is_shm
+    })
+}
+
+fn binds(record: &Record) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    for (at, mount) in asked(record) {
+        let volume = record.volumes.iter().find(|volume| volume.mount == at);
+        let source = match (volume, mount.source()) {
+            (Some(volume), _) if volume.anonymous => continue,
+            (Some(volume), _) => volume.name.clone(),
+            (None, Some(source)) if mount.typ().as_deref() == Some("bind") => {
+                source.display().to_string()
+            }
+            _ => continue,
+        };
+        let access = if is_read_only(mount) { ":ro" } else { "" };
+        all.push(format!("{source}:{}{access}", mount.destination().display()));
+    }
+    (!all.is_empty()).then_some(all)
+}
+
+fn mounts(record: &Record) -> Vec<Value> {
+    asked(record)
+        .map(|(at, mount)| {
+            let volume = record.volumes.iter().find(|volume| volume.mount == at);
+            let kind = match (volume, mount.typ().as_deref()) {
+                (Some(_), _) => "volume",
+                (None, Some("tmpfs")) => "tmpfs",
+                _ => "bind",
+            };
+            let mut value = json!({
+                "Type": kind,
+                "Source": if kind == "tmpfs" { Value::from("") } else { json!(mount.source()) },
+                "Destination": mount.destination(),
+                "Mode": "",
+                "RW": !is_read_only(mount),
+                "Propagation": if kind == "bind" { "rprivate" } else { "" },
+            });
+            if let Some(volume) = volume {
+                value["Name"] = Value::from(volume.name.clone());
+                value["Driver"] = Value::from("local");
+            }
+            value
+        })
+        .collect()
+}
+
+fn network(record: &Record) -> Value {
+    let name = view::network_word(&record.network);
+    json!({
+        "Bridge": "",
+        "SandboxID": "",
+        "SandboxKey": "",
+        "Ports": {},
+        "IPAddress": "",
+        "Gateway": "",
+        "MacAddress": "",
+        "Networks": {name: {"IPAddress": "", "Gateway": "", "MacAddress": "", "Aliases": null}},
+    })
+}

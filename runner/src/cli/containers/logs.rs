@@ -1,0 +1,287 @@
+//! `logs`: what a container wrote, from the files that its monitor keeps.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::inotify;
+use serde::Deserialize;
+
+use super::status;
+use crate::cli::flags::{Arguments, Flag, FlagsEnd};
+use crate::cli::{Globals, Verb, values};
+use crate::failure::Failure;
+use crate::launch::state::Status;
+use crate::timestamp::Timestamp;
+
+pub(super) const VERBS: &[Verb] = &[Verb {
+    names: &["logs", "container logs"],
+    operands: "CONTAINER",
+    operands_min: 1,
+    operands_max: 1,
+    about: "Show what a container wrote",
+    details: "Times are RFC 3339 (2026-01-02T03:04:05Z), seconds since 1970, or an age (10m, 1h30m).",
+    flags: &[
+        Flag::switch("follow", "go on until the container ends").short('f'),
+        Flag::one("tail", "NUMBER|all", "only the last lines").short('n'),
+        Flag::one("since", "TIME", "only what was written after"),
+        Flag::one("until", "TIME", "only what was written before"),
+        Flag::switch("timestamps", "with the time of each line").short('t'),
+        Flag::switch("details", ""),
+    ],
+    flags_end: FlagsEnd::AtDashes,
+    run: logs,
+}];
+
+/// A line of the log, as Docker's json-file driver writes it.
+#[derive(Deserialize)]
+struct Entry {
+    log: String,
+    stream: String,
+    time: String,
+}
+
+/// Longest line that is read, bytes; the monitor writes entries of at most 16 KiB, which JSON may
+/// make six times as long.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+struct Choice {
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    timestamps: bool,
+}
+
+fn logs(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
+    let now = Timestamp::now();
+    let moment = |flag: &'static str| {
+        arguments.value(flag).map(|text| values::moment(flag, text, now)).transpose()
+    };
+    let choice = Choice {
+        since: moment("since")?,
+        until: moment("until")?,
+        timestamps: arguments.has("timestamps"),
+    };
+    let tail = match arguments.value("tail") {
+        None | Some("all" | "-1") => None,
+        Some(text) => Some(values::number("tail", text, 0, i64::from(i32::MAX))? as usize),
+    };
+    let store = globals.store()?;
+    let container = store.container(&arguments.operands[0])?;
+    if !container.record()?.stdio.logged {
+        return Err(Failure::new(format!("container {:.12} keeps no log", container.id))
+            .hint("it was started with --rm in the foreground"));
+    }
+    let path = crate::cli::monitor::log_path(container.path());
+    // Watching begins before reading, or what is written between would be seen late.
+    let watch = if arguments.has("follow") { Some(Watch::new(&path)?) } else { None };
+    let mut reader = show_past(&path, &choice, tail)?;
+    if let Some(watch) = watch {
+        follow(globals, &container.id, &path, &choice, &mut reader, &watch)?;
+    }
+    Ok(0)
+}
+
+/// The files of a log, the oldest first: `x.2`, `x.1`, `x`.
+fn files(path: &Path) -> Vec<PathBuf> {
+    let rotated = |number: usize| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        PathBuf::from(name)
+    };
+    let mut all: Vec<PathBuf> = (1..100).map(rotated).take_while(|path| path.exists()).collect();
+    all.reverse();
+    all.push(path.to_owned());
+    all
+}
+
+/// Shows what is there and returns the place where it ended.
+fn show_past(path: &Path, choice: &Choice, tail: Option<usize>) -> Result<Option<Reader>, Failure> {
+    let mut last = VecDeque::new();
+    let mut reader = None;
+    for file in files(path) {
+        let Some(mut open) = Reader::open(&file)? else { continue };
+        while let Some(entry) = open.next()? {
+            match tail {
+                None => choice.show(&entry)?,
+                Some(0) => {}
+                Some(count) => {
+                    if last.len() == count {
+                        last.pop_front();
+                    }
+                    last.push_back(entry);
+                }
+            }
+        }
+        reader = Some(open);
+    }
+    for entry in &last {
+        choice.show(entry)?;
+    }
+    Ok(reader)
+}
+
+fn follow(
+    globals: &Globals,
+    id: &str,
+    path: &Path,
+    choice: &Choice,
+    reader: &mut Option<Reader>,
+    watch: &Watch,
+) -> Result<(), Failure> {
+    loop {
+        // First whether it lives, then what it wrote: the other way round its last words are lost.
+        let lives = matches!(
+            crate::launch::state::status(&globals.dirs.root, &globals.dirs.runroot, id),
+            Ok(Status::Running(_) | Status::Paused(_))
+        );
+        if reader.is_none() {
+            *reader = Reader::open(path)?;
+        }
+        if let Some(open) = reader {
+            while let Some(entry) = open.next()? {
+                choice.show(&entry)?;
+            }
+            if open.is_rotated(path) {
+                *reader = None;
+                continue;
+            }
+        }
+        if !lives {
+            status(globals, id).map(drop).ok();
+            return Ok(());
+        }
+        watch.wait();
+    }
+}
+
+impl Choice {
+    fn show(&self, entry: &Entry) -> Result<(), Failure> {
+        if self.since.is_some() || self.until.is_some() {
+            let at = Timestamp::parse(&entry.time);
+            let early = self.since.is_some_and(|since| at.is_some_and(|at| at < since));
+            let late = self.until.is_some_and(|until| at.is_some_and(|at| at > until));
+            if early || late {
+                return Ok(());
+            }
+        }
+        let text = if self.timestamps {
+            format!("{} {}", entry.time, entry.log)
+        } else {
+            entry.log.clone()
+        };
+        if entry.stream == "stderr" {
+            let mut err = std::io::stderr().lock();
+            let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+            return Ok(());
+        }
+        crate::cli::print(&text)
+    }
+}
+
+struct Reader {
+    file: BufReader<File>,
+    inode: u64,
+}
+
+impl Reader {
+    fn open(path: &Path) -> Result<Option<Self>, Failure> {
+        match File::open(path) {
+            Ok(file) => {
+                let inode = file.metadata().map(|metadata| metadata.ino()).unwrap_or(0);
+                Ok(Some(Self { file: BufReader::new(file), inode }))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(&error)),
+        }
+    }
+
+    /// The next whole entry. Half a line is one that is being written, and is read again later;
+    /// one that cannot be read (a power cut) is passed over.
+    fn next(&mut self) -> Result<Option<Entry>, Failure> {
+        use std::io::Read;
+        loop {
+            let mut line = Vec::new();
+            let mut bounded = (&mut self.file).take(LINE_BYTES_MAX);
+            let count = bounded.read_until(b'\n', &mut line).map_err(|e| unreadable(&e))?;
+            if count == 0 {
+                return Ok(None);
+            }
+            if line.last() != Some(&b'\n') && (count as u64) < LINE_BYTES_MAX {
+                let back = -i64::try_from(count).unwrap_or(0);
+                self.file.seek(SeekFrom::Current(back)).map_err(|error| unreadable(&error))?;
+                return Ok(None);
+            }
+            if let Ok(entry) = serde_json::from_slice(&line) {
+                return Ok(Some(entry));
+            }
+        }
+    }
+
+    fn is_rotated(&self, path: &Path) -> bool {
+        std::fs::metadata(path).is_ok_and(|metadata| metadata.ino() != self.inode)
+    }
+}
+
+fn unreadable(error: &std::io::Error) -> Failure {
+    Failure::new("cannot read the log").because(error)
+}
+
+/// Tells when something in the log's directory changes.
+struct Watch(rustix::fd::OwnedFd);
+
+impl Watch {
+    fn new(path: &Path) -> Result<Self, Failure> {
+        let failed =
+            |error: rustix::io::Errno| Failure::new("cannot watch the log").because(&error);
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let fd = inotify::init(flags).map_err(failed)?;
+        let what = inotify::WatchFlags::MODIFY
+            | inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::MOVED_TO;
+        let directory = path.parent().unwrap_or(path);
+        inotify::add_watch(&fd, directory, what).map_err(failed)?;
+        Ok(Self(fd))
+    }
+
+    /// Until something changes, or a while: the end of a container changes nothing in its log.
+    fn wait(&self) {
+        const LOOK_AGAIN: Duration = Duration::from_millis(200);
+        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK_AGAIN.subsec_nanos()) };
+        let _ = rustix::event::poll(&mut fds, Some(&timeout));
+        let mut events = [0_u8; 4096];
+        while rustix::io::read(&self.0, &mut events).is_ok_and(|count| count > 0) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_whole_entries_and_waits_for_half_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let line = |text: &str| {
+            format!(
+                "{{\"log\":\"{text}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00Z\"}}\n"
+            )
+        };
+        std::fs::write(&path, line("a") + "garbage\n" + &line("b")[..10]).unwrap();
+        let mut reader = Reader::open(&path).unwrap().unwrap();
+        assert_eq!(reader.next().unwrap().unwrap().log, "a\n");
+        assert!(reader.next().unwrap().is_none());
+        std::fs::write(&path, line("a") + "garbage\n" + &line("b")).unwrap();
+        assert_eq!(reader.next().unwrap().unwrap().log, "b\n");
+        assert!(reader.next().unwrap().is_none());
+        assert!(!reader.is_rotated(&path));
+        std::fs::rename(&path, dir.path().join("log.1")).unwrap();
+        std::fs::write(&path, line("c")).unwrap();
+        assert!(reader.is_rotated(&path));
+        assert_eq!(files(&path), [dir.path().join("log.1"), path.clone()]);
+    }
+}

@@ -1,0 +1,96 @@
+//! The verbs about containers that exist.
+
+mod exec;
+mod inspect;
+mod list;
+mod logs;
+mod prune;
+mod remove;
+mod signal;
+mod start;
+mod view;
+
+use std::os::unix::net::UnixStream;
+
+use super::{Globals, Verb, print_line};
+use crate::failure::Failure;
+use crate::images::{ContainerDir, Store};
+use crate::launch::protocol::{Frame, Reply, Request};
+use crate::launch::state::Status;
+
+/// In the order of help.
+pub(super) const VERBS: &[&[Verb]] = &[
+    start::VERBS,
+    signal::VERBS,
+    remove::VERBS,
+    list::VERBS,
+    logs::VERBS,
+    exec::VERBS,
+    inspect::VERBS,
+    prune::VERBS,
+];
+
+/// What is known of the container's life now. One that lost its monitor is put right first.
+pub(super) fn status(globals: &Globals, id: &str) -> Result<Status, Failure> {
+    crate::cli::monitor::settled_status(&globals.dirs, id)
+        .map_err(|error| Failure::new(format!("cannot tell the state of {id:.12}")).because(&error))
+}
+
+/// A conversation with the monitor of a container that lives; `None` where it has none.
+pub(super) fn connect(globals: &Globals, id: &str) -> Result<Option<UnixStream>, Failure> {
+    crate::cli::monitor::connect(&globals.dirs, id).map_err(|error| {
+        Failure::new(format!("cannot reach the monitor of {id:.12}")).because(&error)
+    })
+}
+
+/// A conversation with the monitor of a container that has to be running.
+pub(super) fn connect_running(globals: &Globals, id: &str) -> Result<UnixStream, Failure> {
+    let running = matches!(status(globals, id)?, Status::Running(_) | Status::Paused(_));
+    match connect(globals, id)? {
+        Some(stream) if running => Ok(stream),
+        _ => Err(Failure::new(format!("container {id} is not running"))
+            .hint(format!("rrun start {id:.12}"))),
+    }
+}
+
+/// Asks and waits for the answer. Notices are shown on the way.
+pub(super) fn ask(stream: &UnixStream, request: Request) -> Result<Reply, Failure> {
+    let broke = |error: std::io::Error| {
+        Failure::new("the conversation with the container's monitor broke").because(&error)
+    };
+    Frame::Request(request).write(stream).map_err(broke)?;
+    loop {
+        match Frame::read(stream).map_err(broke)? {
+            Some(Frame::Reply(Reply::Notice(text))) => eprintln!("rrun: {text}"),
+            Some(Frame::Reply(Reply::Refused(why))) => return Err(Failure::new(why)),
+            Some(Frame::Reply(Reply::Failed(failure))) => return Err(failure.into()),
+            Some(Frame::Reply(reply)) => return Ok(reply),
+            Some(_) => {}
+            None => {
+                return Err(Failure::new("the container's monitor is gone")
+                    .hint("rrun ps -a shows what became of the container"));
+            }
+        }
+    }
+}
+
+/// Does something to each container that is named and goes on after a failure, as Docker does:
+/// the names of those that worked are printed, the failures told, and the code is 1 if any failed.
+pub(super) fn each(
+    store: &Store,
+    names: &[String],
+    mut act: impl FnMut(&ContainerDir) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let mut code = 0;
+    for name in names {
+        let done = store.container(name).map_err(Failure::from).and_then(|found| act(&found));
+        match done {
+            Ok(()) => print_line(name)?,
+            Err(failure) => {
+                eprintln!("{failure}");
+                code = 1;
+            }
+        }
+    }
+    Ok(code)
+}

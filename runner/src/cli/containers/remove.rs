@@ -1,0 +1,75 @@
+//! `rm`.
+
+use super::{each, signal, status};
+use crate::cli::flags::{Arguments, Flag, FlagsEnd};
+use crate::cli::{Globals, Verb};
+use crate::failure::Failure;
+use crate::images::Store;
+use crate::launch::state::Status;
+use crate::signal::Signal;
+use crate::volumes;
+
+pub(super) const VERBS: &[Verb] = &[Verb {
+    names: &["rm", "container rm", "container remove"],
+    operands: "CONTAINER [CONTAINER…]",
+    operands_min: 1,
+    operands_max: usize::MAX,
+    about: "Remove containers",
+    details: "",
+    flags: &[
+        Flag::switch("force", "kill running ones first").short('f'),
+        Flag::switch("volumes", "remove their volumes without a name too").short('v'),
+        Flag::switch("link", "").short('l'),
+    ],
+    flags_end: FlagsEnd::AtDashes,
+    run: rm,
+}];
+
+fn rm(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
+    let store = globals.store()?;
+    let force = arguments.has("force");
+    let code = each(&store, &arguments.operands, |container| {
+        remove(globals, &store, &container.id, force, arguments.has("volumes"))
+    })?;
+    store.empty_trash()?;
+    Ok(code)
+}
+
+/// Takes a container away; a running one only with `force`.
+pub(super) fn remove(
+    globals: &Globals,
+    store: &Store,
+    id: &str,
+    force: bool,
+    with_volumes: bool,
+) -> Result<(), Failure> {
+    match status(globals, id)? {
+        Status::Running(_) | Status::Paused(_) if force => {
+            signal::stop_one(globals, id, Some(Signal::KILL), Some(10))?;
+        }
+        Status::Running(_) => return Err(still(id, "running")),
+        Status::Paused(_) => return Err(still(id, "paused")),
+        Status::Created | Status::Exited(_) | Status::Orphaned(_) => {}
+    }
+    let found = store.open_container(id)?;
+    let record = found.and_then(|directory| directory.record().ok());
+    match store.remove_container(id) {
+        // With --rm the monitor was faster, which is what was wanted.
+        Err(crate::images::StoreError::NoSuchContainer(_)) if force => {}
+        other => other?,
+    }
+    if let Some(record) = record.filter(|_| with_volumes) {
+        for volume in record.volumes.iter().filter(|volume| volume.anonymous) {
+            // Docker's rule: one that another container uses stays, without a word.
+            if !crate::cli::volume::is_used(store, &volume.name)? {
+                let _ = volumes::remove(&store.volumes(), &volume.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn still(id: &str, what: &str) -> Failure {
+    Failure::new(format!("cannot remove container {id}: it is {what}"))
+        .hint(format!("rrun stop {id:.12}, or rrun rm -f {id:.12}"))
+}
