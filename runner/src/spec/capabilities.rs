@@ -78,6 +78,12 @@ pub fn from_mask(mask: u64) -> Capabilities {
     numbered.filter(|(number, _)| mask >> number & 1 == 1).map(|(_, one)| *one).collect()
 }
 
+/// A set as bits, the reverse of [`from_mask`].
+pub fn mask(set: &Capabilities) -> u64 {
+    let numbered = BY_NUMBER.iter().enumerate();
+    numbered.filter(|(_, one)| set.contains(one)).fold(0, |mask, (number, _)| mask | 1 << number)
+}
+
 impl FromStr for CapabilityName {
     type Err = ();
 

@@ -15,8 +15,9 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Process, Root, Spec, User};
 
-pub use self::capabilities::DEFAULT as DEFAULT_CAPABILITIES;
-pub use self::capabilities::from_mask as capabilities_from_mask;
+pub use self::capabilities::{
+    DEFAULT as DEFAULT_CAPABILITIES, from_mask as capabilities_from_mask, mask as capability_mask,
+};
 pub use self::image_config::{Execution, ImageConfig};
 pub use self::mounts::clean as clean_target;
 use self::request::SeccompChoice;

@@ -1,0 +1,290 @@
+//! Why a container did not come to run: as a few bytes across the fork, and in words.
+
+use std::io;
+
+use crate::container::Record;
+use crate::launch::protocol::Failure;
+
+macro_rules! steps {
+    ($($name:ident = $words:literal),* $(,)?) => {
+        /// What was being done.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Step { $($name),* }
+
+        impl Step {
+            const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            fn words(self) -> &'static str {
+                match self { $(Self::$name => $words),* }
+            }
+        }
+    };
+}
+
+steps! {
+    Cgroup = "join its cgroup",
+    JoinNamespace = "join a namespace",
+    Dumpable = "hide from other processes",
+    Session = "start a session",
+    Keyring = "make a keyring",
+    Limit = "set --ulimit",
+    OomScore = "set --oom-score-adj",
+    CgroupNamespace = "make its cgroup namespace",
+    Loopback = "bring up its loopback interface",
+    Propagation = "detach its mounts from the host's",
+    Overlay = "stack the image's layers",
+    AttachRoot = "attach its root",
+    MountSource = "open the source of a mount",
+    MountTarget = "make the target of a mount",
+    Mount = "mount",
+    Populate = "fill a volume from the image",
+    EtcFile = "put a file into /etc",
+    Device = "make a device",
+    DeviceLink = "make a link in /dev",
+    Terminal = "make its terminal",
+    Sysctl = "set a sysctl",
+    Hostname = "set its host name",
+    PivotRoot = "change its root",
+    ReadOnlyRoot = "make its root read-only",
+    ReadOnlyPath = "make a path read-only",
+    MaskedPath = "mask a path",
+    UserFile = "read its /etc/passwd or /etc/group",
+    NoSuchUser = "find its user",
+    NoSuchGroup = "find its group",
+    WorkingDirectory = "enter its working directory",
+    StandardStreams = "connect its standard streams",
+    Seccomp = "load its seccomp policy",
+    Capabilities = "set its capabilities",
+    Ids = "become its user",
+    NoNewPrivileges = "give up new privileges",
+    ParentGone = "outlive its monitor",
+    Reaper = "start its reaper",
+    NotFound = "find its command",
+    Execute = "execute its command",
+}
+
+/// A step that failed, on which item of its list, and the kernel's reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitFailure {
+    pub step: Step,
+    /// Index into the list that the step works through (mounts, devices, limits …).
+    pub item: u16,
+    pub errno: i32,
+}
+
+/// What the child says. Each is one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    Failed(InitFailure),
+    /// The terminal's other end comes along.
+    Terminal,
+}
+
+impl Message {
+    pub fn to_bytes(self) -> [u8; 8] {
+        match self {
+            Self::Terminal => [1, 0, 0, 0, 0, 0, 0, 0],
+            Self::Failed(failure) => {
+                let [i0, i1] = failure.item.to_le_bytes();
+                let [e0, e1, e2, e3] = failure.errno.to_le_bytes();
+                [0, failure.step as u8, i0, i1, e0, e1, e2, e3]
+            }
+        }
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let &[kind, step, i0, i1, e0, e1, e2, e3] = bytes else { return None };
+        match kind {
+            0 => Some(Self::Failed(InitFailure {
+                step: *Step::ALL.get(usize::from(step))?,
+                item: u16::from_le_bytes([i0, i1]),
+                errno: i32::from_le_bytes([e0, e1, e2, e3]),
+            })),
+            1 => Some(Self::Terminal),
+            _ => None,
+        }
+    }
+}
+
+/// Errors of the kernel, by whichever crate they come.
+pub(super) trait Reason {
+    fn errno(&self) -> i32;
+}
+
+impl Reason for io::Error {
+    fn errno(&self) -> i32 {
+        self.raw_os_error().unwrap_or(libc::EIO)
+    }
+}
+
+impl Reason for rustix::io::Errno {
+    fn errno(&self) -> i32 {
+        self.raw_os_error()
+    }
+}
+
+/// Names the step and the item that an error belongs to.
+pub(super) fn at<T, E: Reason>(
+    step: Step,
+    item: usize,
+    result: Result<T, E>,
+) -> Result<T, InitFailure> {
+    result.map_err(|error| failed(step, item, error.errno()))
+}
+
+pub(super) fn failed(step: Step, item: usize, errno: i32) -> InitFailure {
+    InitFailure { step, item: u16::try_from(item).unwrap_or(u16::MAX), errno }
+}
+
+/// The failure in words: `arguments` is the command that was to run.
+pub fn describe(failure: InitFailure, record: &Record, command: &[String], user: &str) -> Failure {
+    let reason = reason(failure.errno);
+    let name = command.first().map_or("", String::as_str);
+    match failure.step {
+        Step::NotFound if name.contains('/') => {
+            ours(format!("{name:?} is not in the container"), None).exits(127)
+        }
+        Step::NotFound => not_in_path(record, name),
+        Step::Execute => cannot_execute(failure.errno, name, &reason),
+        Step::NoSuchUser => ours(
+            format!("unable to find user {}: no matching entries in passwd file", user_part(user)),
+            Some("-u takes a number too, which needs no entry".into()),
+        ),
+        Step::NoSuchGroup => ours(
+            "unable to find a group of -u or --group-add: no matching entries in group file".into(),
+            Some("a number needs no entry".into()),
+        ),
+        Step::WorkingDirectory => {
+            let cwd = record.spec.process().as_ref().map(|process| process.cwd().clone());
+            let cwd = cwd.unwrap_or_default();
+            ours(format!("cannot enter the working directory {}: {reason}", cwd.display()), None)
+        }
+        step => ours(
+            format!("cannot {}{}: {reason}", step.words(), item(failure, record)),
+            hint(failure),
+        ),
+    }
+}
+
+fn ours(message: String, hint: Option<String>) -> Failure {
+    Failure { exit_code: 125, message, hint }
+}
+
+impl Failure {
+    fn exits(mut self, code: u8) -> Self {
+        self.exit_code = code;
+        self
+    }
+}
+
+fn user_part(user: &str) -> &str {
+    user.split(':').next().unwrap_or(user)
+}
+
+fn not_in_path(record: &Record, name: &str) -> Failure {
+    let process = record.spec.process().as_ref();
+    let environment = process.and_then(|process| process.env().as_deref()).unwrap_or_default();
+    let path = environment.iter().find_map(|text| text.strip_prefix("PATH=")).unwrap_or("");
+    ours(format!("{name:?} is not in the container's PATH ({path})"), None).exits(127)
+}
+
+fn cannot_execute(errno: i32, name: &str, reason: &str) -> Failure {
+    let hint = match errno {
+        libc::ENOEXEC => Some(
+            "it is not a program of this machine's kind, or a script without a #! line".to_owned(),
+        ),
+        libc::ENOENT => {
+            Some("the interpreter or loader that it names is not in the container".to_owned())
+        }
+        _ => None,
+    };
+    let code = if errno == libc::ENOENT { 127 } else { 126 };
+    ours(format!("cannot execute {name:?}: {reason}"), hint).exits(code)
+}
+
+/// ` /data`: what the item is, where the record can tell.
+fn item(failure: InitFailure, record: &Record) -> String {
+    let index = usize::from(failure.item);
+    let linux = record.spec.linux().as_ref();
+    let text = match failure.step {
+        Step::Mount | Step::MountTarget | Step::MountSource | Step::Populate => {
+            let mounts = record.spec.mounts().as_deref().unwrap_or_default();
+            mounts.get(index).map(|mount| match (failure.step, mount.source()) {
+                (Step::MountSource, Some(source)) => source.display().to_string(),
+                _ => mount.destination().display().to_string(),
+            })
+        }
+        Step::Device => {
+            let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+            devices.get(index).map(|device| device.path().display().to_string())
+        }
+        Step::ReadOnlyPath => linux
+            .and_then(|linux| linux.readonly_paths().as_deref())
+            .and_then(|paths| paths.get(index).cloned()),
+        Step::MaskedPath => linux
+            .and_then(|linux| linux.masked_paths().as_deref())
+            .and_then(|paths| paths.get(index).cloned()),
+        Step::Sysctl => linux
+            .and_then(|linux| linux.sysctl().as_ref())
+            .and_then(|all| super::rootfs::sorted(all).get(index).map(|(name, _)| (*name).clone())),
+        Step::Limit => {
+            let process = record.spec.process().as_ref();
+            let limits = process.and_then(|process| process.rlimits().as_deref());
+            limits.and_then(|all| all.get(index)).map(|limit| limit.typ().to_string())
+        }
+        _ => None,
+    };
+    text.map(|text| format!(" {text}")).unwrap_or_default()
+}
+
+fn hint(failure: InitFailure) -> Option<String> {
+    let text = match (failure.step, failure.errno) {
+        (Step::MountTarget, libc::ELOOP | libc::ENOTDIR) => {
+            "something on the way is a symbolic link or no directory in the image"
+        }
+        (Step::Overlay, libc::EINVAL) => {
+            "the store must not be on overlayfs or another file system that overlayfs refuses: \
+             use a volume for --root (RRUN_ROOT)"
+        }
+        (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
+        (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn reason(errno: i32) -> String {
+    let text = io::Error::from_raw_os_error(errno).to_string();
+    // "Permission denied (os error 13)": the number helps nobody.
+    let end = text.find(" (os error").unwrap_or(text.len());
+    let mut words = text[..end].to_owned();
+    if let Some(first) = words.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crosses_as_bytes() {
+        for (number, &step) in Step::ALL.iter().enumerate() {
+            assert_eq!(step as usize, number);
+            let failure = InitFailure { step, item: 0x1234, errno: -5 };
+            let message = Message::Failed(failure);
+            assert_eq!(Message::from_bytes(&message.to_bytes()), Some(message));
+        }
+        assert_eq!(Message::from_bytes(&Message::Terminal.to_bytes()), Some(Message::Terminal));
+        for bytes in [&[][..], &[0; 7], &[0, 250, 0, 0, 0, 0, 0, 0], &[9; 8]] {
+            assert_eq!(Message::from_bytes(bytes), None);
+        }
+    }
+
+    #[test]
+    fn reasons_without_numbers() {
+        assert_eq!(reason(libc::EACCES), "permission denied");
+    }
+}

@@ -1,0 +1,183 @@
+//! From the clone to the container's program: what the child does to itself, in order.
+//!
+//! The child is a copy of the launcher's memory in new namespaces. It walks a straight list of
+//! steps; each later one relies on the ones before it, and the comments say how. It never returns,
+//! never logs, never prints: a step that fails crosses to the launcher as an [`InitFailure`], and
+//! the launcher puts it into words.
+//!
+//! Paths inside the container are resolved by descriptor and confined to its root
+//! (CVE-2019-19921, CVE-2021-30465, CVE-2024-45310, CVE-2025-31133); new mounts are made detached
+//! and attached to a descriptor, never to a path that could be exchanged meanwhile.
+
+mod cgroupfs;
+mod command;
+mod devices;
+mod exec;
+mod failure;
+mod files;
+mod mounts;
+mod paths;
+mod populate;
+mod reaper;
+mod rootfs;
+mod terminal;
+mod user;
+
+use std::ffi::CString;
+use std::io::Write as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use oci_spec::runtime::Process;
+
+pub use self::cgroupfs::Hierarchy;
+pub use self::exec::{ExecPlan, run_exec};
+pub use self::failure::{InitFailure, Message, Step, describe};
+use crate::container::Record;
+use crate::launch::protocol::WindowSize;
+use crate::seccomp::Program;
+use crate::sys;
+
+/// Everything the child needs. It holds descriptors that were opened before the clone: afterwards
+/// the host's files are out of reach.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub record: &'a Record,
+    /// The lowest directory last, as overlayfs wants them.
+    pub lowers: Vec<OwnedFd>,
+    pub upper: OwnedFd,
+    pub work: OwnedFd,
+    /// An empty directory that container root may traverse: where the root is attached.
+    pub mount_point: CString,
+    /// `tasks` of each cgroup-v1 hierarchy.
+    pub v1_tasks: Vec<OwnedFd>,
+    pub private_cgroups: bool,
+    pub hierarchies: Vec<Hierarchy>,
+    /// Namespaces to join instead of making them.
+    pub joined: Vec<OwnedFd>,
+    /// A network namespace was made: its loopback interface is down.
+    pub new_network: bool,
+    /// `/etc/hosts` and its like: the target and the file.
+    pub etc: Vec<(&'static str, OwnedFd)>,
+    pub stdio: Stdio,
+    pub seccomp: Option<Program>,
+    /// To the launcher: failures, the terminal; its end says that the program runs.
+    pub status: OwnedFd,
+}
+
+/// What becomes descriptors 0, 1 and 2.
+#[derive(Debug)]
+pub enum Stdio {
+    /// `stdin` is `/dev/null` of the container without one.
+    Pipes { stdin: Option<OwnedFd>, stdout: OwnedFd, stderr: OwnedFd },
+    /// Made by the child, in the container's own devpts.
+    Terminal(Option<WindowSize>),
+}
+
+/// Becomes the container's first process. The child's only function.
+pub fn run(mut plan: Plan<'_>) -> ! {
+    let failure = match init(&mut plan) {
+        Ok(never) => match never {},
+        Err(failure) => failure,
+    };
+    report(&plan.status, &Message::Failed(failure));
+    sys::clone::exit_now(1)
+}
+
+fn report(status: &OwnedFd, message: &Message) {
+    // Nobody to tell: the launcher has ended.
+    let _ = std::fs::File::from(match status.try_clone() {
+        Ok(fd) => fd,
+        Err(_) => return,
+    })
+    .write_all(&message.to_bytes());
+}
+
+enum Never {}
+
+type Done<T = ()> = Result<T, InitFailure>;
+
+fn init(plan: &mut Plan<'_>) -> Done<Never> {
+    use Step::{Cgroup, CgroupNamespace, Dumpable, JoinNamespace, Loopback, Propagation, Session};
+    let record = plan.record;
+    let process = record.spec.process().clone().unwrap_or_default();
+
+    // First, so that everything this container ever does is under its limits. `0` is the writing
+    // thread itself: moving oneself, alone, does not wait for the kernel's global lock.
+    for (index, tasks) in plan.v1_tasks.iter().enumerate() {
+        failure::at(Cgroup, index, rustix::io::write(tasks, b"0"))?;
+    }
+    plan.v1_tasks.clear();
+    for (index, namespace) in plan.joined.iter().enumerate() {
+        failure::at(JoinNamespace, index, sys::clone::join(namespace.as_fd(), 0))?;
+    }
+    // CVE-2016-9962: once inside, nobody there may look into this process before it is theirs.
+    failure::at(Dumpable, 0, sys::process::set_dumpable(false))?;
+    failure::at(Session, 0, rustix::process::setsid())?;
+    match sys::process::new_session_keyring() {
+        // Kernels without keyrings, and engines whose seccomp policy forbids the call: nothing of
+        // the caller's can be reached then either.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
+        other => failure::at(Step::Keyring, 0, other)?,
+    }
+    command::limits(&process)?;
+    // After joining, or the namespace's root would be the caller's cgroup.
+    if plan.private_cgroups {
+        failure::at(CgroupNamespace, 0, sys::clone::unshare(libc::CLONE_NEWCGROUP))?;
+    }
+    if plan.new_network {
+        failure::at(Loopback, 0, sys::process::loopback_up())?;
+    }
+    // Slave and not private: what the host unmounts later goes away here too, instead of being
+    // held for the container's whole life.
+    failure::at(
+        Propagation,
+        0,
+        rustix::mount::mount_change(
+            c"/",
+            rustix::mount::MountPropagationFlags::DOWNSTREAM
+                | rustix::mount::MountPropagationFlags::REC,
+        ),
+    )?;
+    rustix::process::umask(rustix::fs::Mode::empty());
+
+    let root = rootfs::assemble(plan)?;
+    // proc and sysfs must be mounted while the old root is still there (the kernel asks whether a
+    // full instance is visible), and everything below is attached by descriptor.
+    let proc = mounts::attach_all(plan, &root)?;
+    devices::make_all(plan, &root)?;
+    let standard = terminal::open(&plan.stdio, &root, &plan.status)?;
+    mounts::attach_etc(plan, &root)?;
+    rootfs::write_sysctls(plan, &proc)?;
+    rootfs::set_names(record)?;
+    rootfs::pivot(&root)?;
+    // After the pivot "/" is the container's root.
+    rootfs::seal(plan, &root)?;
+
+    let user = user::look_up(&root, &record.user, &record.groups_added)?;
+    let outcome = command::Outcome {
+        process: &process,
+        user: &user,
+        seccomp: plan.seccomp.as_ref(),
+        entered: command::enter_directory(&root, &process, &user, command::Missing::Make)?,
+        is_init: record.init,
+    };
+    drop((root, proc));
+    command::become_program(outcome, standard, &plan.status)
+}
+
+/// The arguments, environment and capabilities of a process, as the last steps need them.
+fn words(list: &[String]) -> Vec<CString> {
+    // A NUL cannot come from a command line, an environment or JSON that this program wrote
+    // without being refused before; what remains is cut off where the kernel would cut it.
+    list.iter()
+        .map(|text| {
+            let bytes = text.as_bytes();
+            let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+            CString::new(&bytes[..end]).unwrap_or_default()
+        })
+        .collect()
+}
+
+fn environment(process: &Process) -> &[String] {
+    process.env().as_deref().unwrap_or_default()
+}

@@ -1,0 +1,252 @@
+//! The mounts of the Spec, in its order, and the files that the runner puts into `/etc`.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use oci_spec::runtime::Mount;
+use rustix::fs::{CWD, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+
+use super::failure::at;
+use super::files::{self, Kind};
+use super::{Done, Plan, Step, cgroupfs, paths, populate, rootfs};
+use crate::sys::mount as attr;
+use crate::sys::mount::{Attributes, set_attributes};
+
+/// A mount's options, taken apart.
+#[derive(Debug, Default)]
+struct Options<'a> {
+    is_bind: bool,
+    is_recursive: bool,
+    set: u64,
+    clear: u64,
+    /// `rro`: for everything below as well.
+    read_only_recursively: bool,
+    propagation: Option<(u64, bool)>,
+    /// For the file system itself: name, and value if it has one.
+    data: Vec<(&'a str, Option<&'a str>)>,
+}
+
+fn parse(mount: &Mount) -> Options<'_> {
+    let mut all = Options::default();
+    for option in mount.options().as_deref().unwrap_or_default() {
+        let (set, clear) = match option.as_str() {
+            "bind" => {
+                all.is_bind = true;
+                continue;
+            }
+            "rbind" => {
+                (all.is_bind, all.is_recursive) = (true, true);
+                continue;
+            }
+            "rro" => {
+                all.read_only_recursively = true;
+                (attr::RDONLY, 0)
+            }
+            "ro" => (attr::RDONLY, 0),
+            "rw" => (0, attr::RDONLY),
+            "nosuid" => (attr::NOSUID, 0),
+            "suid" => (0, attr::NOSUID),
+            "nodev" => (attr::NODEV, 0),
+            "dev" => (0, attr::NODEV),
+            "noexec" => (attr::NOEXEC, 0),
+            "exec" => (0, attr::NOEXEC),
+            "noatime" => (attr::NOATIME, attr::ATIME_FIELD),
+            "strictatime" => (attr::STRICTATIME, attr::ATIME_FIELD),
+            "relatime" => (0, attr::ATIME_FIELD),
+            "nodiratime" => (attr::NODIRATIME, 0),
+            "diratime" => (0, attr::NODIRATIME),
+            "defaults" => continue,
+            other => {
+                match propagation(other) {
+                    Some(found) => all.propagation = Some(found),
+                    None => all.data.push(match other.split_once('=') {
+                        Some((name, value)) => (name, Some(value)),
+                        None => (other, None),
+                    }),
+                }
+                continue;
+            }
+        };
+        // The last word on a matter counts.
+        all.set = all.set & !clear | set;
+        all.clear = all.clear & !set | clear;
+    }
+    all
+}
+
+fn propagation(option: &str) -> Option<(u64, bool)> {
+    let (name, recursive) = match option.strip_prefix('r') {
+        Some(rest) if ["private", "slave", "shared", "unbindable"].contains(&rest) => (rest, true),
+        _ => (option, false),
+    };
+    let kind = match name {
+        "private" => libc::MS_PRIVATE,
+        "slave" => libc::MS_SLAVE,
+        "shared" => libc::MS_SHARED,
+        "unbindable" => libc::MS_UNBINDABLE,
+        _ => return None,
+    };
+    Some((kind, recursive))
+}
+
+/// Attaches all mounts. Gives an instance of procfs of our own, for sysctls.
+pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
+    let spec = &plan.record.spec;
+    for (item, mount) in spec.mounts().as_deref().unwrap_or_default().iter().enumerate() {
+        let options = parse(mount);
+        let volume = plan.record.volumes.iter().find(|volume| volume.mount == item);
+        if options.is_bind {
+            let fill = volume.is_some_and(|volume| volume.populate);
+            bind(root, mount, &options, item, fill)?;
+        } else if mount.typ().as_deref() == Some("cgroup") {
+            let place = target(root, mount, Kind::Directory, item)?;
+            at(Step::Mount, item, cgroupfs::attach(plan, &place, options.set))?;
+        } else {
+            let made = at(Step::Mount, item, make(mount, &options))?;
+            let place = target(root, mount, Kind::Directory, item)?;
+            at(Step::Mount, item, rootfs::attach(&made, &place))?;
+            propagate(&made, &options, item)?;
+        }
+    }
+    let plain = Options::default();
+    let mut proc = Mount::default();
+    proc.set_typ(Some("proc".to_owned()));
+    at(Step::Sysctl, usize::from(u16::MAX), make(&proc, &plain))
+}
+
+/// Where a mount goes: found or made inside the root.
+fn target(root: &OwnedFd, mount: &Mount, kind: Kind, item: usize) -> Done<OwnedFd> {
+    let path = mount.destination();
+    let of_kernel = matches!(mount.typ().as_deref(), Some("proc" | "sysfs"));
+    let found = if of_kernel {
+        // A link would have procfs mounted somewhere else, and the real /proc be the image's
+        // (CVE-2019-19921, CVE-2023-27561).
+        match files::locate_without_links(root, path) {
+            Err(Errno::NOENT) => files::locate_or_make(root, path, kind),
+            other => other,
+        }
+    } else {
+        files::locate_or_make(root, path, kind)
+    };
+    let place = at(Step::MountTarget, item, found)?;
+    let is_directory = at(Step::MountTarget, item, files::is_directory(&place))?;
+    if is_directory == (kind == Kind::Directory) {
+        Ok(place)
+    } else {
+        let errno = if is_directory { libc::EISDIR } else { libc::ENOTDIR };
+        Err(super::failure::failed(Step::MountTarget, item, errno))
+    }
+}
+
+/// A file system of its own, detached.
+fn make(mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, Errno> {
+    let kind = mount.typ().as_deref().unwrap_or("none");
+    let context = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(source) = mount.source() {
+        rustix::mount::fsconfig_set_string(context.as_fd(), "source", source)?;
+    }
+    for &(name, value) in &options.data {
+        match value {
+            Some(value) => rustix::mount::fsconfig_set_string(context.as_fd(), name, value)?,
+            None => rustix::mount::fsconfig_set_flag(context.as_fd(), name)?,
+        }
+    }
+    rustix::mount::fsconfig_create(context.as_fd())?;
+    let attributes =
+        MountAttrFlags::from_bits_retain(u32::try_from(options.set).map_err(|_| Errno::INVAL)?);
+    rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+fn bind(
+    root: &OwnedFd,
+    mount: &Mount,
+    options: &Options<'_>,
+    item: usize,
+    fill_from_image: bool,
+) -> Done {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if options.is_recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let source = mount.source().as_deref().unwrap_or(Path::new(""));
+    let tree = at(Step::MountSource, item, rustix::mount::open_tree(CWD, source, flags))?;
+    let is_directory = at(Step::MountSource, item, files::is_directory(&tree))?;
+    let kind = if is_directory { Kind::Directory } else { Kind::File };
+    let place = target(root, mount, kind, item)?;
+    if fill_from_image && is_directory {
+        at(Step::Populate, item, populate::fill_if_empty(&place, &tree))?;
+    }
+    if options.set | options.clear != 0 {
+        let attributes =
+            Attributes { set: options.set, clear: options.clear, ..Attributes::default() };
+        // The host's /sys is shown with everything that is mounted in it.
+        let everything = options.read_only_recursively || files::same(mount.destination(), "/sys");
+        at(Step::Mount, item, set_attributes(tree.as_fd(), attributes, everything))?;
+    }
+    propagate(&tree, options, item)?;
+    at(Step::Mount, item, rootfs::attach(&tree, &place))
+}
+
+fn propagate(mount: &OwnedFd, options: &Options<'_>, item: usize) -> Done {
+    let Some((propagation, recursive)) = options.propagation else { return Ok(()) };
+    let attributes = Attributes { propagation, ..Attributes::default() };
+    at(Step::Mount, item, set_attributes(mount.as_fd(), attributes, recursive))
+}
+
+/// `/etc/hosts` and its like, over whatever the image has there.
+pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
+    let spec = &plan.record.spec;
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let read_only = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly);
+    for (item, (target, file)) in plan.etc.iter().enumerate() {
+        let theirs = |mount: &Mount| {
+            files::same(mount.destination(), target) || files::same(mount.destination(), "/etc")
+        };
+        if mounts.iter().any(theirs) {
+            continue;
+        }
+        let tree = at(Step::EtcFile, item, paths::clone_tree(file))?;
+        if read_only == Some(true) {
+            let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
+            at(Step::EtcFile, item, set_attributes(tree.as_fd(), attributes, false))?;
+        }
+        let place = files::locate_or_make(root, Path::new(target), Kind::File);
+        let place = match place {
+            // A dangling link (systemd's resolv.conf in many images): the link goes.
+            Err(Errno::LOOP) => replace_link(root, Path::new(target)),
+            other => other,
+        };
+        let place = at(Step::EtcFile, item, place)?;
+        at(Step::EtcFile, item, rootfs::attach(&tree, &place))?;
+    }
+    Ok(())
+}
+
+fn replace_link(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let Some((parent, name)) = files::split(path) else { return Err(Errno::INVAL) };
+    let parent = files::open(root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
+    rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty())?;
+    files::locate_or_make(root, path, Kind::File)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_taken_apart() {
+        let mut mount = Mount::default();
+        let words = ["rbind", "rprivate", "ro", "nosuid", "suid", "mode=1777", "newinstance"];
+        mount.set_options(Some(words.iter().map(|&word| word.to_owned()).collect()));
+        let options = parse(&mount);
+        assert!(options.is_bind && options.is_recursive && !options.read_only_recursively);
+        assert_eq!((options.set, options.clear), (attr::RDONLY, attr::NOSUID));
+        assert_eq!(options.propagation, Some((libc::MS_PRIVATE, true)));
+        assert_eq!(options.data, [("mode", Some("1777")), ("newinstance", None)]);
+        assert_eq!(propagation("rslave"), Some((libc::MS_SLAVE, true)));
+        assert_eq!(propagation("shared"), Some((libc::MS_SHARED, false)));
+        assert_eq!(propagation("ro"), None);
+    }
+}

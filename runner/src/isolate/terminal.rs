@@ -1,0 +1,101 @@
+//! The standard streams: pipes from the launcher, or a terminal of the container's own devpts.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+
+use super::failure::{Message, at};
+use super::files::{self, Kind};
+use super::{Done, Stdio, Step, paths, rootfs};
+use crate::launch::protocol::WindowSize;
+
+/// What the program gets as 0, 1 and 2.
+#[derive(Debug)]
+pub(super) struct Standard {
+    pub(super) streams: [OwnedFd; 3],
+    pub(super) is_terminal: bool,
+}
+
+pub(super) fn open(stdio: &Stdio, root: &OwnedFd, status: &OwnedFd) -> Done<Standard> {
+    match stdio {
+        Stdio::Pipes { stdin, stdout, stderr } => {
+            let copy = |fd: &OwnedFd| at(Step::StandardStreams, 0, fd.try_clone());
+            let stdin = match stdin {
+                Some(stdin) => copy(stdin)?,
+                None => {
+                    let null = files::open(root, Path::new("/dev/null"), OFlags::RDONLY);
+                    at(Step::StandardStreams, 0, null)?
+                }
+            };
+            let streams = [stdin, copy(stdout)?, copy(stderr)?];
+            Ok(Standard { streams, is_terminal: false })
+        }
+        Stdio::Terminal(window) => {
+            let peer = at(Step::Terminal, 0, make(root, *window, status))?;
+            let copy = || at(Step::Terminal, 0, peer.try_clone());
+            Ok(Standard { streams: [copy()?, copy()?, copy()?], is_terminal: true })
+        }
+    }
+}
+
+/// A new pair in the container's devpts. The launcher gets one end; the other is returned and
+/// shown as `/dev/console`.
+fn make(root: &OwnedFd, window: Option<WindowSize>, status: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY;
+    let ours = files::open(root, Path::new("/dev/pts/ptmx"), flags)?;
+    // It must be a devpts's own multiplexer: another file's "other end" could be anything
+    // (CVE-2025-52565).
+    let stat = rustix::fs::fstat(&ours)?;
+    let is_multiplexer = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (5, 2);
+    if !is_multiplexer {
+        return Err(Errno::NXIO);
+    }
+    rustix::pty::unlockpt(&ours)?;
+    // By the descriptor and not by the name /dev/pts/N, which somebody could exchange.
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let theirs = rustix::pty::ioctl_tiocgptpeer(&ours, flags)?;
+    if let Some(size) = window {
+        let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&ours, size)?;
+    }
+    show_as_console(root, &theirs)?;
+    send(status, &ours)?;
+    Ok(theirs)
+}
+
+fn show_as_console(root: &OwnedFd, terminal: &OwnedFd) -> Result<(), Errno> {
+    let place = match files::locate_or_make(root, Path::new("/dev/console"), Kind::File) {
+        // A process in a running container: its console is the first one's.
+        Err(Errno::ROFS) => return Ok(()),
+        other => other?,
+    };
+    let tree = paths::clone_tree(terminal)?;
+    rootfs::attach(&tree, &place)
+}
+
+fn send(status: &OwnedFd, terminal: &OwnedFd) -> Result<(), Errno> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [terminal.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let bytes = Message::Terminal.to_bytes();
+    rustix::net::sendmsg(
+        status,
+        &[std::io::IoSlice::new(&bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?;
+    Ok(())
+}
+
+/// The root of the file system that this process is in.
+pub(super) fn own_root() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open("/", flags, Mode::empty())
+}

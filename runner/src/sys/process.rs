@@ -1,0 +1,277 @@
+//! What a process does to itself before it becomes a container's program.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::ptr;
+
+use crate::seccomp::Program;
+
+fn check(result: libc::c_long) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Closes every descriptor from `first` on.
+///
+/// # Errors
+/// As close_range(2); Linux 5.9.
+pub fn close_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: descriptors of this process only. Nothing that owns one of them is used again: the
+    // callers are a program's first lines, and the last ones before execve(2). close_range(2).
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) })
+}
+
+/// Closes every descriptor from `first` on when the next program starts.
+///
+/// # Errors
+/// As close_range(2); `CLOSE_RANGE_CLOEXEC` is of Linux 5.11.
+pub fn close_from_on_exec(first: RawFd) -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: sets a flag of descriptors of this process. close_range(2).
+    check(unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC)
+    })
+}
+
+/// The descriptor that a parent has handed down as number `fd`.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: asks for a flag of whatever is open under that number. fcntl(2).
+    check(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_GETFD) }))?;
+    // SAFETY: it is open, as just seen, and by the contract with the parent it is ours alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// All signals as they are for a new program: default action, none blocked. Rust ignores SIGPIPE,
+/// which execve(2) would hand on: `yes | head` would never end.
+pub fn reset_signals() {
+    // SAFETY: SIG_DFL for every number that can have a handler; the calls fail for those that
+    // cannot, which is as well. The empty set is made by sigemptyset before it is read.
+    // signal(2), sigprocmask(2).
+    unsafe {
+        for number in 1..=libc::SIGRTMAX() {
+            libc::signal(number, libc::SIG_DFL);
+        }
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+/// A new, empty session keyring, so that the container does not have the caller's keys.
+///
+/// # Errors
+/// As keyctl(2); `ENOSYS` where the kernel has no keyrings.
+pub fn new_session_keyring() -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring. keyctl_join_session_keyring(3).
+    check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<u8>())
+    })
+}
+
+/// Loads a seccomp filter into this thread. It holds for every program started from now on.
+///
+/// # Errors
+/// As seccomp(2): `EACCES` without no_new_privs and CAP_SYS_ADMIN.
+pub fn load_seccomp(program: &Program) -> io::Result<()> {
+    const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
+    let filter: Vec<libc::sock_filter> = program
+        .instructions
+        .iter()
+        .map(|one| libc::sock_filter { code: one.code, jt: one.jt, jf: one.jf, k: one.k })
+        .collect();
+    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program_of = libc::sock_fprog { len: length, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: `sock_fprog` points at `len` instructions that outlive the call; the kernel copies
+    // and checks them. seccomp(2).
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            program.flags,
+            &raw const program_of,
+        )
+    })
+}
+
+/// Sets all user and group ids of this thread, groups first, by the kernel's own calls: libc's
+/// would want to tell other threads, of which there are none.
+///
+/// # Errors
+/// As setgroups(2), setresgid(2), setresuid(2).
+pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the pointer is to `len` numbers that outlive the call. setgroups(2).
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    // SAFETY: numbers only. setresgid(2).
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: numbers only. setresuid(2).
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
+/// Becomes `program`. Returns only when that fails.
+pub fn execute(program: &CString, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|text| text.as_ptr()).chain([ptr::null()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: both arrays end with a null pointer and hold pointers to C strings that outlive the
+    // call. execve(2).
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Takes the terminal `fd` as this session's own.
+///
+/// # Errors
+/// As ioctl_tty(2), `TIOCSCTTY`.
+pub fn take_terminal(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an open descriptor and a number. ioctl_tty(2).
+    check(libc::c_long::from(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSCTTY, 0) }))
+}
+
+/// Brings the loopback interface of this network namespace up.
+///
+/// # Errors
+/// As netdevice(7).
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: `ifreq` is a plain structure for which all zeros is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
+    // SAFETY: the request names an interface and flags, and outlives the call. netdevice(7).
+    check(libc::c_long::from(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    }))
+}
+
+/// Sets a resource limit of this process.
+///
+/// # Errors
+/// As setrlimit(2).
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: 0 is this process; the structure outlives the call; no old value is asked for.
+    // prlimit(2).
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            ptr::null_mut::<libc::rlimit64>(),
+        )
+    })
+}
+
+/// Leaves the capabilities of `keep` (bit n: capability n) in the bounding set.
+///
+/// # Errors
+/// As prctl(2), `PR_CAPBSET_DROP`.
+pub fn bound_capabilities(keep: u64) -> io::Result<()> {
+    for number in 0..64 {
+        // SAFETY: asks for one number. prctl(2), PR_CAPBSET_READ.
+        match unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } {
+            // Past the last one that this kernel knows.
+            -1 => break,
+            1 if keep >> number & 1 == 0 => {
+                // SAFETY: drops one number. prctl(2), PR_CAPBSET_DROP.
+                let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) };
+                check(libc::c_long::from(result))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether the permitted set survives a change of all user ids away from 0.
+///
+/// # Errors
+/// As prctl(2), `PR_SET_KEEPCAPS`.
+pub fn keep_capabilities(keep: bool) -> io::Result<()> {
+    // SAFETY: numbers only. prctl(2).
+    check(libc::c_long::from(unsafe {
+        libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(keep), 0, 0, 0)
+    }))
+}
+
+/// Sets this thread's effective, permitted and inheritable capabilities and empties the ambient
+/// set.
+///
+/// # Errors
+/// As capset(2).
+pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: i32,
+    }
+    #[repr(C)]
+    struct Data {
+        effective: u32,
+        permitted: u32,
+        inheritable: u32,
+    }
+    const LINUX_CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+    let header = Header { version: LINUX_CAPABILITY_VERSION_3, pid: 0 };
+    let half = |shift: u32| Data {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    };
+    let data = [half(0), half(32)];
+    // SAFETY: version 3 takes a header and two data records of this layout, which outlive the call.
+    // capset(2).
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
+    // SAFETY: numbers only; kernels without an ambient set (before 4.3) are below the floor.
+    check(libc::c_long::from(unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    }))
+}
+
+/// Whether other processes of the same user may look into this one.
+///
+/// # Errors
+/// As prctl(2), `PR_SET_DUMPABLE`.
+pub fn set_dumpable(dumpable: bool) -> io::Result<()> {
+    // SAFETY: numbers only. prctl(2).
+    check(libc::c_long::from(unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0)
+    }))
+}
+
+/// The signal that this process gets when its parent ends.
+///
+/// # Errors
+/// As prctl(2), `PR_SET_PDEATHSIG`.
+pub fn die_with_parent(signal: i32) -> io::Result<()> {
+    // SAFETY: numbers only. prctl(2).
+    check(libc::c_long::from(unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::c_ulong::from(signal.cast_unsigned()), 0, 0, 0)
+    }))
+}
+
+/// Makes this process the parent of descendants whose own parent has ended.
+///
+/// # Errors
+/// As prctl(2), `PR_SET_CHILD_SUBREAPER`.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: numbers only. prctl(2).
+    check(libc::c_long::from(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) }))
+}
+
+/// Programs started from now on gain nothing from setuid bits and file capabilities.
+///
+/// # Errors
+/// As prctl(2), `PR_SET_NO_NEW_PRIVS`.
+pub fn no_new_privileges() -> io::Result<()> {
+    // SAFETY: numbers only. prctl(2).
+    check(libc::c_long::from(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }))
+}
