@@ -122,6 +122,18 @@ fn values_are_checked_before_anything_is_pulled() {
             "rrun: --ulimit=nofile=2:1: the soft limit lies above the hard one",
         ),
         ("--network bridge", "rrun: --network=bridge: bridge networks are not supported yet"),
+        (
+            "-p 80:80",
+            "rrun: --publish=80:80 is not supported: there is no bridge network to publish from; --network host shares the host's",
+        ),
+        (
+            "--restart always",
+            "rrun: --restart=always is not supported: restart policies are not supported yet",
+        ),
+        (
+            "--userns keep-id",
+            "rrun: --userns=keep-id is not supported: user namespaces are not supported yet",
+        ),
         ("--network nonsense", "rrun: --network=nonsense: there is no such network"),
         ("--cap-add NONSENSE", "rrun: --cap-add=NONSENSE: there is no such capability"),
         ("--security-opt nonsense", "rrun: --security-opt=nonsense: there is no such option"),

@@ -2,6 +2,7 @@
 //! this host can tell (a device's numbers, the number of processors) is asked here.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,7 @@ pub(super) fn request(
     command: &[String],
     containers: &dyn Containers,
 ) -> Result<Request, Failure> {
+    refuse_unsupported(arguments)?;
     let security = security(arguments)?;
     let (mounts, makes_sources) = mounts(arguments)?;
     make_sources(&mounts, &makes_sources)?;
@@ -113,6 +115,38 @@ pub(super) fn request(
     })
 }
 
+/// Flags of Docker's whose feature is not here, and the values of them that mean the default.
+const UNSUPPORTED: [(&str, &[&str], &str); 14] = [
+    (
+        "publish",
+        &[],
+        "there is no bridge network to publish from; --network host shares the host's",
+    ),
+    ("publish-all", &["false"], "there is no bridge network; --network host shares the host's"),
+    ("restart", &["no", ""], "restart policies are not supported yet"),
+    ("log-driver", &["json-file", ""], "logs are kept as json-file"),
+    ("log-opt", &[], "logs are kept with the defaults of json-file"),
+    ("volumes-from", &[], "name the volumes with -v"),
+    ("link", &[], "there is no bridge network"),
+    ("ip", &[""], "there is no bridge network"),
+    ("mac-address", &[""], "there is no bridge network"),
+    ("network-alias", &[], "there is no bridge network"),
+    ("gpus", &[""], "pass the devices with --device"),
+    ("health-cmd", &["", "none"], "health checks are not supported yet"),
+    ("userns", &["host", ""], "user namespaces are not supported yet"),
+    ("isolation", &["default", ""], "there is only the default"),
+];
+
+/// A flag that was asked for is never dropped silently.
+fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
+    for (flag, harmless, why) in UNSUPPORTED {
+        if let Some(value) = arguments.value(flag).filter(|value| !harmless.contains(value)) {
+            return Err(Failure::new(format!("--{flag}={value} is not supported: {why}")));
+        }
+    }
+    Ok(())
+}
+
 fn environment(arguments: &Arguments) -> Result<Vec<Variable>, Failure> {
     let mut all = Vec::new();
     for path in arguments.values("env-file") {
@@ -176,11 +210,17 @@ fn hosts(arguments: &Arguments) -> Result<Hosts, Failure> {
 }
 
 fn network(arguments: &Arguments, containers: &dyn Containers) -> Result<Network, Failure> {
-    let text = arguments.value("network").or(arguments.value("net")).unwrap_or("none");
-    match text {
+    let asked = arguments.value("network").or(arguments.value("net"));
+    if asked.is_none() && std::io::stderr().is_terminal() && !arguments.has("quiet") {
+        eprintln!(
+            "rrun: no network: bridges are not supported yet; --network host shares this host's"
+        );
+    }
+    match asked.unwrap_or("none") {
         "none" => Ok(Network::None),
         "host" => Ok(Network::Host),
         "default" | "bridge" => {
+            let text = asked.unwrap_or_default();
             Err(Failure::new(format!("--network={text}: bridge networks are not supported yet"))
                 .hint("--network host shares the host's network, --network none has loopback only"))
         }
@@ -200,7 +240,7 @@ fn sharing(
     let Some(text) = arguments.value(flag) else { return Ok(Sharing::Private) };
     match (flag, text) {
         (_, "host") => Ok(Sharing::Host),
-        (_, "" | "private") | ("ipc", "shareable" | "none") => Ok(Sharing::Private),
+        (_, "" | "private") | ("ipc", "shareable") => Ok(Sharing::Private),
         ("pid" | "ipc", other) if other.starts_with("container:") => {
             let name = &other["container:".len()..];
             Ok(Sharing::Join(containers.namespace_of(name, flag)?))
@@ -260,9 +300,8 @@ fn limits(arguments: &Arguments) -> Result<Limits, Failure> {
         _ => size(arguments, "memory-swap")?,
     };
     check_memory(memory, swap, reservation)?;
-    let online = std::thread::available_parallelism().map_or(1, usize::from);
     let cpus = arguments.value("cpus").filter(|text| *text != "0");
-    let cpus = cpus.map(|text| values::cpus(text, online)).transpose()?;
+    let cpus = cpus.map(|text| values::cpus(text, processors())).transpose()?;
     if cpus.is_some() && (arguments.given("cpu-quota") || arguments.given("cpu-period")) {
         return Err(Failure::new(
             "--cpus and --cpu-quota or --cpu-period say the same thing twice",
@@ -294,6 +333,11 @@ fn limits(arguments: &Arguments) -> Result<Limits, Failure> {
         pids: number(arguments, "pids-limit", -1, i64::from(i32::MAX))?,
         blkio_weight: number(arguments, "blkio-weight", 10, 1000)?,
     })
+}
+
+/// The processors that this process may use; Docker counts the same.
+fn processors() -> usize {
+    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize)
 }
 
 fn number<T>(arguments: &Arguments, flag: &str, low: T, high: T) -> Result<Option<T>, Failure>
