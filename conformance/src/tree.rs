@@ -28,7 +28,10 @@ pub fn lines(root: &Path) -> Result<Vec<String>> {
     let mut names: BTreeMap<(u64, u64), Vec<String>> = BTreeMap::new();
     for (path, metadata) in &found {
         if !metadata.is_dir() && metadata.nlink() > 1 {
-            names.entry((metadata.dev(), metadata.ino())).or_default().push(shown(path.as_os_str()));
+            names
+                .entry((metadata.dev(), metadata.ino()))
+                .or_default()
+                .push(shown(path.as_os_str()));
         }
     }
     let mut lines = Vec::new();
@@ -60,7 +63,12 @@ pub fn path_of(line: &str) -> &str {
     words.nth(skipped).unwrap_or_default()
 }
 
-fn walk(root: &Path, mount: u64, path: &Path, found: &mut BTreeMap<PathBuf, Metadata>) -> Result<()> {
+fn walk(
+    root: &Path,
+    mount: u64,
+    path: &Path,
+    found: &mut BTreeMap<PathBuf, Metadata>,
+) -> Result<()> {
     let full = root.join(path);
     if mount_of(&full)? != mount {
         return Ok(());
@@ -136,7 +144,10 @@ fn shown(text: &OsStr) -> String {
         return ".".to_owned();
     }
     let plain = |b: u8| (b'!'..=b'~').contains(&b) && b != b'%';
-    bytes.iter().map(|b| if plain(*b) { char::from(*b).to_string() } else { format!("%{b:02x}") }).collect()
+    bytes
+        .iter()
+        .map(|b| if plain(*b) { char::from(*b).to_string() } else { format!("%{b:02x}") })
+        .collect()
 }
 
 #[cfg(test)]

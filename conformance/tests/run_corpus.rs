@@ -8,15 +8,15 @@ mod corpus;
 mod docs;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use conformance::image;
 use conformance::rrun::{self, Rrun};
-use conformance::world::World;
 use conformance::tree;
+use conformance::world::World;
 use serde_json::json;
 
 /// The promise.
@@ -24,7 +24,15 @@ const IMAGES_AT_LEAST: usize = 60;
 
 /// What both programs put into a container that needs it, or to mount something on.
 const MADE_BY_THE_RUNTIME: [&str; 9] = [
-    ".dockerenv", ".keeper", "dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf", "etc/mtab",
+    ".dockerenv",
+    ".keeper",
+    "dev",
+    "proc",
+    "sys",
+    "etc/hosts",
+    "etc/hostname",
+    "etc/resolv.conf",
+    "etc/mtab",
 ];
 
 #[test]
@@ -49,6 +57,7 @@ fn a_container_sees_the_tree_that_dockers_sees() -> Result<()> {
     println!("{compared} images, {} of them differ", differing.len());
     ensure!(compared >= IMAGES_AT_LEAST, "{compared} images");
     rrun.expect_nothing_left()?;
+    ensure!(!Path::new(corpus::OUTSIDE).exists(), "a layer reached out of its root");
     docs::verdict(&differing, &listed)
 }
 
@@ -65,7 +74,12 @@ fn push(world: &World, case: &corpus::Case) -> Result<String> {
 fn seen(program: &dyn Fn(&[&str]) -> Result<Command>, reference: &str) -> Result<Vec<String>> {
     let patience = Duration::from_secs(60);
     let run = |line: &[&str]| -> Result<String> {
-        Ok(rrun::finish(program(line)?, patience)?.expect_code(0)?.stdout.trim().to_owned())
+        let outcome = rrun::finish(program(line)?, patience)?;
+        // What is said of the pull's progress comes before it.
+        let why =
+            outcome.stderr.lines().find(|l| l.starts_with("docker: ") || l.starts_with("rrun: "));
+        ensure!(outcome.code == 0, "{}", why.unwrap_or(&outcome.stderr));
+        Ok(outcome.stdout.trim().to_owned())
     };
     // The images have no program; one is mounted into them.
     let keeper = ["--network=none", "-v", "/bin/busybox:/.keeper:ro", "--entrypoint", "/.keeper"];
@@ -87,7 +101,9 @@ fn is_of_the_image(line: &str) -> bool {
     }
     // Directories that no entry names, and those in which the runtime made something, have the time
     // at which that happened.
-    let (Some("t"), Some(time)) = (line.split(' ').next(), line.rsplit(' ').next()) else { return true };
+    let (Some("t"), Some(time)) = (line.split(' ').next(), line.rsplit(' ').next()) else {
+        return true;
+    };
     let seconds: i64 = time.split('.').next().and_then(|s| s.parse().ok()).unwrap_or(0);
     let touched = [".", "etc"].contains(&path);
     !touched && seconds < corpus::tar::MTIME + 1_000_000
