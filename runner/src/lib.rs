@@ -1,5 +1,6 @@
 //! Roadstead's runner: pulls images and runs them.
 
+pub mod cgroup;
 pub mod cli;
 pub mod container;
 pub mod dirs;

@@ -2,6 +2,7 @@
 //! cloned. Every `unsafe` block of the runner is in this folder.
 #![expect(unsafe_code, reason = "raw system calls; each block says why it holds")]
 
+pub mod bpf;
 pub mod clone;
 pub mod mount;
 pub mod process;
