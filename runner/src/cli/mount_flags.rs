@@ -5,17 +5,9 @@ use crate::spec::{BindRecursion, MountKind, MountRequest, clean_target};
 
 const PROPAGATIONS: [&str; 6] = ["rprivate", "private", "rshared", "shared", "rslave", "slave"];
 
-/// What a flag asked for, and whether a source that is missing is made (`-v`) or refused
-/// (`--mount`).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
-    pub(super) mount: MountRequest,
-    pub(super) makes_source: bool,
-}
-
 /// `[SOURCE:]TARGET[:OPTIONS]`. A source with a slash or a dot in front is a directory of the
 /// host; another one is a volume; without one it is a volume without a name.
-pub(super) fn volume(text: &str) -> Result<Asked, Failure> {
+pub(super) fn volume(text: &str) -> Result<MountRequest, Failure> {
     let wrong = |why: &str| Failure::new(format!("--volume={text}: {why}"));
     let parts: Vec<&str> = text.split(':').collect();
     let (source, target, options) = match parts[..] {
@@ -54,7 +46,7 @@ pub(super) fn volume(text: &str) -> Result<Asked, Failure> {
         let name = if source.is_empty() { None } else { Some(volume_name(source)?) };
         MountKind::Volume { name, populate }
     };
-    Ok(Asked { mount: MountRequest { target, kind, read_only }, makes_source: true })
+    Ok(MountRequest { target, kind, read_only })
 }
 
 /// The name of a volume. Source: moby, `volume/validate`.
@@ -79,7 +71,7 @@ fn host_path(text: &str) -> Result<String, String> {
 }
 
 /// `type=bind,source=…,target=…,readonly`.
-pub(super) fn mount(text: &str) -> Result<Asked, Failure> {
+pub(super) fn mount(text: &str) -> Result<MountRequest, Failure> {
     let wrong = |why: &str| Failure::new(format!("--mount={text}: {why}"));
     let mut kind = "volume";
     let (mut source, mut target) = (None, None);
@@ -156,7 +148,7 @@ pub(super) fn mount(text: &str) -> Result<Asked, Failure> {
         (_, Some(name)) => MountKind::Volume { name: Some(volume_name(&name)?), populate },
         (_, None) => MountKind::Volume { name: None, populate },
     };
-    Ok(Asked { mount: MountRequest { target, kind, read_only }, makes_source: false })
+    Ok(MountRequest { target, kind, read_only })
 }
 
 /// Comma-separated, with double quotes around what holds a comma. Source: RFC 4180, which Docker
@@ -201,7 +193,7 @@ const TMPFS_OPTIONS: [&str; 18] = [
 ];
 
 /// `TARGET[:OPTIONS]`
-pub(super) fn tmpfs(text: &str) -> Result<Asked, Failure> {
+pub(super) fn tmpfs(text: &str) -> Result<MountRequest, Failure> {
     let wrong = |why: &str| Failure::new(format!("--tmpfs={text}: {why}"));
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
     let target = clean_target(target).map_err(|error| wrong(&error.to_string()))?;
@@ -217,7 +209,7 @@ pub(super) fn tmpfs(text: &str) -> Result<Asked, Failure> {
         all.push(option.to_owned());
     }
     let kind = MountKind::Tmpfs { options: all };
-    Ok(Asked { mount: MountRequest { target, kind, read_only: false }, makes_source: false })
+    Ok(MountRequest { target, kind, read_only: false })
 }
 
 #[cfg(test)]
@@ -245,7 +237,7 @@ mod tests {
             ("db:/data", "/data", named("db"), false),
             ("db:/data:ro", "/data", named("db"), true),
         ] {
-            let got = volume(text).unwrap().mount;
+            let got = volume(text).unwrap();
             assert_eq!(got, MountRequest { target: target.into(), kind, read_only }, "{text}");
         }
         for text in [
@@ -263,7 +255,7 @@ mod tests {
         ] {
             assert!(volume(text).is_err(), "{text:?}");
         }
-        assert!(volume("./x:/data").is_ok_and(|asked| match asked.mount.kind {
+        assert!(volume("./x:/data").is_ok_and(|asked| match asked.kind {
             MountKind::Bind { source, .. } => source.starts_with('/') && source.ends_with("/x"),
             _ => false,
         }));
@@ -284,7 +276,7 @@ mod tests {
                 false,
             ),
         ] {
-            let got = mount(text).unwrap().mount;
+            let got = mount(text).unwrap();
             assert_eq!(got, MountRequest { target: target.into(), kind, read_only }, "{text}");
         }
         for text in [

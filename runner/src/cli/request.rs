@@ -14,7 +14,8 @@ use crate::container::{Hosts, Network};
 use crate::failure::Failure;
 use crate::signal::Signal;
 use crate::spec::{
-    CapabilityName, DeviceUse, Limits, MountKind, Request, SeccompRequest, Sharing, Variable,
+    CapabilityName, DeviceUse, Limits, MountKind, MountRequest, Request, SeccompRequest, Sharing,
+    Variable,
 };
 
 /// Docker's. Source: moby, `daemon/config`.
@@ -39,8 +40,7 @@ pub(super) fn request(
 ) -> Result<Request, Failure> {
     refuse_unsupported(arguments)?;
     let security = security(arguments)?;
-    let (mounts, makes_sources) = mounts(arguments)?;
-    make_sources(&mounts, &makes_sources)?;
+    let mounts = mounts(arguments)?;
     let uts = sharing(arguments, "uts", containers)?;
     let network = network(arguments, containers)?;
     let hosts = hosts(arguments)?;
@@ -257,37 +257,36 @@ fn sysctls(arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {
     arguments.values("sysctl").map(one).collect()
 }
 
-fn mounts(arguments: &Arguments) -> Result<(Vec<crate::spec::MountRequest>, Vec<bool>), Failure> {
+fn mounts(arguments: &Arguments) -> Result<Vec<MountRequest>, Failure> {
     let mut all = Vec::new();
     for text in arguments.values("volume") {
         all.push(mount_flags::volume(text)?);
     }
     for text in arguments.values("mount") {
-        all.push(mount_flags::mount(text)?);
+        let mount = mount_flags::mount(text)?;
+        if let MountKind::Bind { source, .. } = &mount.kind
+            && std::fs::symlink_metadata(source).is_err()
+        {
+            return Err(Failure::new(format!("--mount: the source {source} does not exist"))
+                .hint(format!("make it: mkdir -p {source}, or use -v, which does")));
+        }
+        all.push(mount);
     }
     for text in arguments.values("tmpfs") {
         all.push(mount_flags::tmpfs(text)?);
     }
-    Ok(all.into_iter().map(|asked| (asked.mount, asked.makes_source)).unzip())
+    Ok(all)
 }
 
-/// As Docker does, `-v` makes a directory that is missing and `--mount` refuses.
-fn make_sources(
-    mounts: &[crate::spec::MountRequest],
-    makes_sources: &[bool],
-) -> Result<(), Failure> {
-    for (mount, makes) in mounts.iter().zip(makes_sources) {
+/// As Docker does, `-v` makes a directory that is missing; `--mount` has refused it before.
+pub(super) fn make_sources(mounts: &[MountRequest]) -> Result<(), Failure> {
+    for mount in mounts {
         let MountKind::Bind { source, .. } = &mount.kind else { continue };
-        if std::fs::symlink_metadata(source).is_ok() {
-            continue;
+        if std::fs::symlink_metadata(source).is_err() {
+            std::fs::create_dir_all(source).map_err(|error| {
+                Failure::new(format!("--volume: cannot make the source {source}")).because(&error)
+            })?;
         }
-        if !makes {
-            return Err(Failure::new(format!("--mount: the source {source} does not exist"))
-                .hint(format!("make it: mkdir -p {source}, or use -v, which does")));
-        }
-        std::fs::create_dir_all(source).map_err(|error| {
-            Failure::new(format!("--volume: cannot make the source {source}")).because(&error)
-        })?;
     }
     Ok(())
 }

@@ -8,12 +8,12 @@ use oci_spec::runtime::Capabilities;
 use crate::cli::client::{self, Connection, Ended, relay};
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::images::pull;
-use crate::cli::request::{Containers, request};
+use crate::cli::request::{Containers, make_sources, request};
 pub(super) use crate::cli::run_flags::FLAGS;
 use crate::cli::{Globals, Verb, monitor, print_line};
 use crate::container::Record;
 use crate::failure::Failure;
-use crate::images::{ContainerDir, Store, StoreError, new_container_id};
+use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
 use crate::pull::PullOptions;
 use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
 use crate::timestamp::Timestamp;
@@ -41,6 +41,9 @@ pub(super) const VERBS: &[Verb] = &[
         flags: FLAGS,
         flags_end: FlagsEnd::AtOperand,
         run: |globals, arguments| {
+            if arguments.has("dry-run") {
+                return dry_run(globals, arguments);
+            }
             let made = make(globals, arguments)?;
             print_line(&made.record.id).map(|()| 0)
         },
@@ -69,6 +72,9 @@ pub(super) fn shorthand(globals: &Globals, arguments: &Arguments) -> Result<u8, 
 }
 
 fn run(globals: &Globals, arguments: Arguments) -> Result<u8, Failure> {
+    if arguments.has("dry-run") {
+        return dry_run(globals, &arguments);
+    }
     let detached = arguments.has("detach");
     if arguments.has("tty") && arguments.has("interactive") && !detached {
         // Docker's words, for whoever greps them.
@@ -157,8 +163,15 @@ pub(super) struct Made {
     pub(super) record: Record,
 }
 
-/// Pulls what is missing and writes the record.
-fn make(globals: &Globals, arguments: &Arguments) -> Result<Made, Failure> {
+/// A command line that has been read.
+struct Asked {
+    store: Store,
+    reference: String,
+    request: Request,
+    options: PullOptions,
+}
+
+fn read(globals: &Globals, arguments: &Arguments) -> Result<Asked, Failure> {
     if !rustix::process::geteuid().is_root() {
         return Err(Failure::new("running containers needs root: rootless is not supported yet")
             .hint("sudo rrun …"));
@@ -169,12 +182,27 @@ fn make(globals: &Globals, arguments: &Arguments) -> Result<Made, Failure> {
     let store = globals.store()?;
     let request = request(arguments, command, &Existing { globals, store: &store })?;
     let options = pull_options(arguments)?;
+    Ok(Asked { store, reference: reference.clone(), request, options })
+}
+
+/// Pulls what is missing and writes the record.
+fn make(globals: &Globals, arguments: &Arguments) -> Result<Made, Failure> {
+    let asked = read(globals, arguments)?;
     let cidfile = arguments.value("cidfile").map(CidFile::claim).transpose()?;
-    let made = record_and_create(&store, reference, &options, &request)?;
+    let made = record_and_create(&asked.store, &asked.reference, &asked.options, &asked.request)?;
     if let Some(file) = cidfile {
         file.write(&made.record.id)?;
     }
     Ok(made)
+}
+
+/// `--dry-run`: the configuration that a container would have, for people and for other runtimes.
+fn dry_run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
+    let asked = read(globals, arguments)?;
+    let (record, _lease) = settle(&asked.store, &asked.reference, &asked.options, &asked.request)?;
+    let text = serde_json::to_string_pretty(&record.spec)
+        .map_err(|error| Failure::new("--dry-run").because(&error))?;
+    print_line(&text).map(|()| 0)
 }
 
 fn record_and_create(
@@ -183,27 +211,45 @@ fn record_and_create(
     options: &PullOptions,
     request: &Request,
 ) -> Result<Made, Failure> {
+    make_sources(&request.mounts)?;
     // A layer can be removed between reading the image and writing the record: once more then.
     for last in [false, true] {
-        let (image, _lease) = crate::pull::ensure(store, reference, options)?;
-        let bytes = store.blob(&image.config)?;
-        let config = ImageConfig::parse(&bytes).map_err(|error| {
-            Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
-        })?;
-        let id = new_container_id();
-        let created = Timestamp::now().to_rfc3339();
-        let host = host(request, store);
-        let record = crate::spec::record(request, &config, image.to_use(), &host, &id, created)
-            .map_err(|error| Failure::of(&error))?;
-        make_volumes(store, &record)?;
+        let (record, _lease) = settle(store, reference, options, request)?;
         match store.create_container(&record) {
-            Ok(directory) => return Ok(Made { directory, record }),
+            Ok(directory) => {
+                // Only now: from here on the record says that the volumes are in use.
+                if let Err(failure) = make_volumes(store, &record) {
+                    store.remove_container(&record.id)?;
+                    return Err(failure);
+                }
+                return Ok(Made { directory, record });
+            }
             Err(StoreError::NoSuchLayer(_)) if !last => {}
             Err(error) => return Err(error.into()),
         }
     }
     Err(Failure::new(format!("layers of {reference} keep going away"))
         .hint("another command removes images at the same time"))
+}
+
+/// The record, and a lease that keeps the image until the record is in the store.
+fn settle(
+    store: &Store,
+    reference: &str,
+    options: &PullOptions,
+    request: &Request,
+) -> Result<(Record, Lease), Failure> {
+    let (image, lease) = crate::pull::ensure(store, reference, options)?;
+    let bytes = store.blob(&image.config)?;
+    let config = ImageConfig::parse(&bytes).map_err(|error| {
+        Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
+    })?;
+    let id = new_container_id();
+    let created = Timestamp::now().to_rfc3339();
+    let host = host(request, store);
+    let record = crate::spec::record(request, &config, image.to_use(), &host, &id, created)
+        .map_err(|error| Failure::of(&error))?;
+    Ok((record, lease))
 }
 
 fn make_volumes(store: &Store, record: &Record) -> Result<(), Failure> {

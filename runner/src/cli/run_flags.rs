@@ -13,6 +13,7 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::one("pull", "always|missing|never", "when to ask the registry (missing)"),
     Flag::one("platform", "OS/ARCH", "choose this image of an index"),
     Flag::switch("quiet", "do not tell about pulling").short('q'),
+    Flag::switch("dry-run", "print the OCI configuration and make nothing"),
     Flag::switch("sig-proxy", "hand signals on to the container (true)"),
     Flag::one("detach-keys", "KEYS", "leave the terminal with these (ctrl-p,ctrl-q)"),
     Flag::switch("plain-http", "the registry speaks HTTP"),
