@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use oci_spec::runtime::{
-    LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources,
+    LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit, LinuxMemory, LinuxPids,
+    LinuxResources,
 };
 use runner::cgroup::{Cgroup, CgroupError};
 use runner::failure::Failure;
@@ -91,20 +92,33 @@ fn is_alone(hide: &str, test: &str) -> bool {
     if !mounts.lines().any(|line| line.split(' ').nth(2) == Some(hide)) {
         return true;
     }
-    let script = format!(
-        "grep -E '^[^ ]+ [^ ]+ {hide} ' /proc/self/mounts | cut -d' ' -f2 | xargs -r umount && \
-         exec \"$0\" --exact {test} --nocapture"
-    );
+    again(test, &["--mount"], &format!("{} | xargs umount", mounted(hide)));
+    false
+}
+
+/// A command that prints where file systems of this type are mounted.
+fn mounted(kind: &str) -> String {
+    format!("grep -E '^[^ ]+ [^ ]+ {kind} ' /proc/self/mounts | cut -d' ' -f2")
+}
+
+/// Runs one test of this program again, in namespaces of its own, after a script.
+fn again(test: &str, namespaces: &[&str], script: &str) {
+    let script = format!("set -e; {script}\nexec \"$0\" --exact {test} --nocapture");
     let program = std::env::current_exe().unwrap();
     let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", &script])
+        .args(namespaces)
+        .args(["bash", "-c", &script])
         .arg(program)
+        .env("ROADSTEAD_TEST_AGAIN", "1")
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}\n{errors}");
-    false
+}
+
+fn is_again() -> bool {
+    std::env::var_os("ROADSTEAD_TEST_AGAIN").is_some()
 }
 
 fn limits() -> LinuxResources {
@@ -424,4 +438,70 @@ fn below_a_parent_of_ones_own() {
         fs::remove_dir(inner.parent().unwrap()).unwrap();
     }
     assert!(Cgroup::create(&name, Some("../x"), &nothing, &[]).is_err());
+}
+
+#[test]
+fn where_nothing_can_be_written_a_default_is_a_notice() {
+    if !is_again() {
+        let mounts = mounted("cgroup2?");
+        let script = format!("{mounts} | xargs -n1 mount -o remount,bind,ro");
+        again("where_nothing_can_be_written_a_default_is_a_notice", &["--mount"], &script);
+        return;
+    }
+    let name = id("read-only");
+    let (cgroup, notices) = Cgroup::create(&name, None, &LinuxResources::default(), &[]).unwrap();
+    assert!(cgroup.paths().is_empty());
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(notices[0].contains("Read-only file system"), "{notices:?}");
+    // Nothing to do is done.
+    assert!(cgroup.entry().unwrap().v1_tasks.is_empty());
+    cgroup.join_monitor().unwrap();
+    cgroup.kill_all(SOON).unwrap();
+    cgroup.remove(SOON).unwrap();
+
+    let error = Cgroup::create(&name, None, &memory(MIB), &["memory".into()]).unwrap_err();
+    let failure = Failure::from(error).to_string();
+    assert!(failure.starts_with("rrun: cannot apply --memory: "), "{failure}");
+    let mut resources = LinuxResources::default();
+    resources.set_devices(Some(vec![rule(false, LinuxDeviceType::A, None, "rwm")]));
+    let (cgroup, notices) = Cgroup::create(&name, None, &resources, &[]).unwrap();
+    assert!(!cgroup.confines_devices());
+    assert_eq!(notices.len(), 2, "{notices:?}");
+}
+
+/// In a container, the root that is seen is a cgroup like others, and holds the processes that
+/// started us: it cannot hand controllers down.
+#[test]
+fn a_root_that_holds_processes_is_named_with_the_way_out() {
+    let name = "a_root_that_holds_processes_is_named_with_the_way_out";
+    if !is_again() {
+        let top = format!("test-busy-{}", std::process::id());
+        let script = format!(
+            "unified=$({} | head -n1); [ -n \"$unified\" ]; mkdir \"$unified/{top}\"
+             echo 0 > \"$unified/{top}/cgroup.procs\"
+             echo +hugetlb > \"$unified/cgroup.subtree_control\"
+             exec unshare --cgroup --mount bash -c 'umount \"$1\"; mount -t cgroup2 none \"$1\" &&
+                 exec \"$0\" --exact {name} --nocapture' \"$0\" \"$unified\"",
+            mounted("cgroup2")
+        );
+        again(name, &["--mount"], &script);
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let unified = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"));
+        let unified = unified.and_then(|line| line.split(' ').nth(1)).unwrap();
+        let top = Path::new(unified).join(top);
+        fs::remove_dir(top.join("roadstead")).unwrap();
+        fs::remove_dir(top).unwrap();
+        return;
+    }
+    let mut limit = LinuxHugepageLimit::default();
+    limit.set_page_size("2MB".into()).set_limit(4 * MIB);
+    let mut resources = LinuxResources::default();
+    resources.set_hugepage_limits(Some(vec![limit]));
+    let error =
+        Cgroup::create(&id("busy"), None, &resources, &["hugepage-limit".into()]).unwrap_err();
+    let failure = Failure::from(error).to_string();
+    assert!(
+        failure.contains("which holds processes itself\nhint: move them one down"),
+        "{failure}"
+    );
 }
