@@ -138,6 +138,7 @@ mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 busybox ip link set lo up
 hostname guest
+echo '127.0.0.1 localhost' > /etc/hosts
 cd /
 sh /guest-script </dev/null
 status=$?
