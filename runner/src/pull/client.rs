@@ -1,5 +1,6 @@
 //! Speaking to one registry about one repository.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,12 @@ const REDIRECTS_MAX: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Nothing arrives for so long: the connection is dead. No limit on the whole, layers are large.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Port 0 stands for the one in the URL.
+const LOOPBACK: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
 
 /// Where Docker Hub's API is.
 const DOCKER_HUB: &str = "registry-1.docker.io";
@@ -54,7 +61,10 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT);
         if loopback {
-            builder = builder.no_proxy();
+            // RFC 6761, 6.3: `localhost` is the loopback, whatever a resolver or a missing
+            // /etc/hosts says; plain HTTP without a question depends on that.
+            let host = image.registry.split(':').next().unwrap_or("localhost");
+            builder = builder.no_proxy().resolve_to_addrs(host, &LOOPBACK);
         }
         if loopback || options.plain_http || !options.tls_verify {
             // A certificate for `localhost` proves nothing that the address does not.
