@@ -36,7 +36,8 @@ pub(super) fn locate(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 
 /// Opens `path` as a place and refuses links on the whole way.
 pub(super) fn locate_without_links(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    // Without O_NOFOLLOW: with it a link at the end would be opened itself. openat2(2).
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     rustix::fs::openat2(
         root,
         relative(path),
