@@ -4,5 +4,129 @@
 //! from a copy that cannot be written to, single-threaded from birth. It makes the container,
 //! relays its streams, keeps its log and its exit code, and cleans up.
 
+mod client;
+mod etc;
+mod exec;
+mod finish;
+mod launcher;
+mod log;
+mod monitor;
+mod process;
 pub mod protocol;
+mod recover;
+mod seal;
 pub mod state;
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{Mode, OFlags};
+
+pub use self::launcher::main as launcher_main;
+use self::protocol::{Attach, Frame, Reply, Request};
+pub use self::recover::{recover_all, settled_status};
+use crate::dirs::Dirs;
+use crate::failure::Failure;
+use crate::images::ContainerDir;
+
+/// The hidden verb that this program is executed with as launcher.
+pub const VERB: &str = "launch-monitor";
+
+/// The container's log, as Docker's json-file driver writes it; older parts are `.1`, `.2` ….
+pub fn log_path(container: &Path) -> PathBuf {
+    container.join("log").join("json.log")
+}
+
+/// Starts a container that does not run.
+///
+/// With `attach` the conversation is returned at once and tells everything else: that the program
+/// runs or why not, its output, its end. Without, this returns when the program runs.
+///
+/// # Errors
+/// When the launcher cannot be started; without `attach` also when the container cannot be.
+pub fn start(
+    dirs: &Dirs,
+    container: &ContainerDir,
+    attach: Option<Attach>,
+) -> Result<Option<UnixStream>, Failure> {
+    let failed =
+        |error: io::Error| Failure::new("cannot start the container's monitor").because(&error);
+    dirs.make_runroot().map_err(|error| {
+        Failure::new(format!("cannot make {}", dirs.runroot.display())).because(&error)
+    })?;
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let program = seal::own_program(&dirs.runroot.join("mnt")).map_err(failed)?;
+    Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+        .arg0("rrun")
+        .arg(VERB)
+        .args([dirs.root.as_os_str(), dirs.runroot.as_os_str()])
+        .arg(&container.id)
+        // Nothing of the caller's environment: a token in it is none of the container's business.
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(failed)?;
+    let Some(attach) = attach else {
+        return wait_until_running(&ours).map(|()| None);
+    };
+    Frame::Request(Request::Attach(attach)).write(&ours).map_err(failed)?;
+    Ok(Some(ours))
+}
+
+fn wait_until_running(stream: &UnixStream) -> Result<(), Failure> {
+    let broke = |error: io::Error| {
+        Failure::new("the conversation with the container's monitor broke").because(&error)
+    };
+    Frame::Request(Request::State).write(stream).map_err(broke)?;
+    loop {
+        match Frame::read(stream).map_err(broke)? {
+            Some(Frame::Reply(Reply::Started { .. })) => return Ok(()),
+            Some(Frame::Reply(Reply::Failed(failure))) => {
+                let mut told = Failure::new(failure.message).exits(failure.exit_code);
+                told.hints.extend(failure.hint);
+                return Err(told);
+            }
+            Some(Frame::Reply(Reply::Notice(text))) => eprintln!("rrun: {text}"),
+            Some(_) => {}
+            None => return Err(Failure::new("the container's monitor ended without a word")),
+        }
+    }
+}
+
+/// A conversation with the monitor of container `id`; `None` where it has none.
+///
+/// # Errors
+/// When there is one and it cannot be reached.
+pub fn connect(dirs: &Dirs, id: &str) -> io::Result<Option<UnixStream>> {
+    let directory = state::run_directory(&dirs.runroot, id);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = match rustix::fs::open(&directory, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        other => other?,
+    };
+    match UnixStream::connect(socket_path(directory.as_fd())) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The control socket, by way of a descriptor: its whole path may be longer than the 107 bytes
+/// that fit into an address. unix(7).
+fn socket_path(run_directory: std::os::fd::BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/ctl.sock", run_directory.as_raw_fd()))
+}

@@ -275,3 +275,12 @@ pub fn no_new_privileges() -> io::Result<()> {
     // SAFETY: numbers only. prctl(2).
     check(libc::c_long::from(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }))
 }
+
+/// Sends a signal by number, real-time ones too.
+///
+/// # Errors
+/// As kill(2).
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: numbers only. kill(2).
+    check(libc::c_long::from(unsafe { libc::kill(pid, signal) }))
+}

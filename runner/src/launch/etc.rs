@@ -1,0 +1,124 @@
+//! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::container::{Hosts, Network, Record};
+
+/// Writes the files into `directory` and opens them as mount sources.
+///
+/// # Errors
+/// When they cannot be written.
+pub(super) fn write(
+    directory: &Path,
+    record: &Record,
+) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+    let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let shares_network = record.network == Network::Host;
+    let files = [
+        ("/etc/hosts", "hosts", hosts(&record.hosts, shares_network, &host("/etc/hosts"))),
+        ("/etc/hostname", "hostname", format!("{}\n", record.hosts.hostname)),
+        (
+            "/etc/resolv.conf",
+            "resolv.conf",
+            resolver(&record.hosts, shares_network, &host("/etc/resolv.conf")),
+        ),
+    ];
+    let mut opened = Vec::new();
+    for (target, name, text) in files {
+        let path = directory.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        opened.push((target, rustix::fs::open(&path, flags, Mode::empty())?));
+    }
+    Ok(opened)
+}
+
+/// With the host's network its own names count too.
+fn hosts(hosts: &Hosts, shares_network: bool, of_host: &str) -> String {
+    let mut text = if shares_network && !of_host.is_empty() {
+        let end = if of_host.ends_with('\n') { "" } else { "\n" };
+        format!("{of_host}{end}")
+    } else {
+        "127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\n\
+         ff00::0\tip6-mcastprefix\n\
+         ff02::1\tip6-allnodes\n\
+         ff02::2\tip6-allrouters\n"
+            .to_owned()
+    };
+    for (name, address) in &hosts.added {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text
+}
+
+/// What was asked for, else the host's. Name servers on the host's loopback cannot be reached from
+/// another network namespace.
+fn resolver(hosts: &Hosts, shares_network: bool, of_host: &str) -> String {
+    let mut text = String::new();
+    let asked = |name: &str| match name {
+        "nameserver" => !hosts.dns.is_empty(),
+        "search" | "domain" => !hosts.dns_search.is_empty(),
+        "options" => !hosts.dns_options.is_empty(),
+        _ => false,
+    };
+    for line in of_host.lines() {
+        let mut words = line.split_whitespace();
+        let (name, value) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        let unreachable = !shares_network
+            && name == "nameserver"
+            && value.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+        if !asked(name) && !unreachable {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    for server in &hosts.dns {
+        text.push_str(&format!("nameserver {server}\n"));
+    }
+    // `--dns-search .` is Docker's word for none.
+    let search: Vec<&str> =
+        hosts.dns_search.iter().map(String::as_str).filter(|name| *name != ".").collect();
+    if !search.is_empty() {
+        text.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    if !hosts.dns_options.is_empty() {
+        text.push_str(&format!("options {}\n", hosts.dns_options.join(" ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_servers_that_can_be_reached() {
+        let host = "nameserver 127.0.0.53\nnameserver 10.0.0.1\nsearch lan\noptions edns0\n";
+        let mut asked = Hosts::default();
+        assert_eq!(
+            resolver(&asked, false, host),
+            "nameserver 10.0.0.1\nsearch lan\noptions edns0\n"
+        );
+        assert_eq!(resolver(&asked, true, host), host);
+        asked.dns = vec!["1.2.3.4".into()];
+        asked.dns_search = vec![".".into()];
+        assert_eq!(resolver(&asked, false, host), "options edns0\nnameserver 1.2.3.4\n");
+    }
+
+    #[test]
+    fn names_that_were_added() {
+        let added = Hosts { added: vec![("db".into(), "10.1.1.1".into())], ..Hosts::default() };
+        let text = hosts(&added, false, "x");
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n") && text.ends_with("10.1.1.1\tdb\n"));
+        assert_eq!(hosts(&added, true, "1.1.1.1 a"), "1.1.1.1 a\n10.1.1.1\tdb\n");
+    }
+}

@@ -1,0 +1,85 @@
+//! `exec`: a further process, made by the monitor, because only it may join and be the parent.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+
+use super::launcher::{listen, ours, status_pair, streams, within};
+use super::monitor::Monitor;
+use super::process::Process;
+use super::protocol::{Attach, ExecRequest, Failure};
+use crate::container::Seccomp;
+use crate::isolate::{self, ExecPlan};
+use crate::seccomp::{self, Program};
+use crate::sys;
+use crate::sys::clone::Forked;
+
+/// Processes of exec in a container's life, running and ended.
+const PROCESSES_MAX: usize = 65_536;
+
+impl Monitor {
+    /// Starts it and gives its number and its place in the list.
+    pub(super) fn exec(
+        &mut self,
+        request: &ExecRequest,
+        attach: Attach,
+    ) -> Result<(i32, usize), Failure> {
+        let failed = |what: &str, error: io::Error| ours(format!("{what}: {error}"), None);
+        if self.state.paused {
+            let hint = format!("rrun unpause {:.12}", self.state.id);
+            return Err(ours("the container is paused", Some(hint)));
+        }
+        if self.processes.len() >= PROCESSES_MAX {
+            return Err(ours("too many processes were started in this container", None));
+        }
+        let entry = self.cgroup.entry().map_err(|error| failed("open the cgroup", error))?;
+        let terminal = request.process.terminal().unwrap_or(false);
+        let (stdio, mut streams) = streams(terminal, request.stdin_open, attach.window)
+            .map_err(|error| failed("make pipes", error))?;
+        let (status, theirs) = status_pair().map_err(|error| failed("make a socket", error))?;
+        let init = &self.processes[0].pidfd;
+        let copy = || init.try_clone().map_err(|error| failed("copy a descriptor", error));
+        let plan = ExecPlan {
+            process: &request.process,
+            user: &request.user,
+            groups_added: &request.groups_added,
+            seccomp: self.policy(request)?,
+            init: copy()?,
+            v1_tasks: entry.v1_tasks,
+            stdio,
+            status: theirs,
+        };
+        let unified = entry.unified.as_ref().map(OwnedFd::as_fd);
+        let forked = within(Some(init), || sys::clone::clone(0, unified));
+        let (pid, pidfd) = match forked.map_err(|error| failed("make a process", error))? {
+            Forked::Child => {
+                drop(status);
+                isolate::run_exec(plan)
+            }
+            Forked::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        drop(plan);
+        if let Err(failure) = listen(&status, &mut streams) {
+            let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+            let command = request.process.args().clone().unwrap_or_default();
+            let record = &self.container.record;
+            return Err(isolate::describe(failure, record, &command, &request.user));
+        }
+        if request.detached {
+            // Nobody reads it: discarded, as Docker does.
+            streams.stdin = None;
+        }
+        self.processes.push(Process::new(pid, pidfd, streams));
+        Ok((pid, self.processes.len() - 1))
+    }
+
+    /// The container's own policy; none for a privileged process.
+    fn policy(&self, request: &ExecRequest) -> Result<Option<Program>, Failure> {
+        let record = &self.container.record;
+        if request.privileged && record.seccomp == Seccomp::Docker {
+            return Ok(None);
+        }
+        seccomp::program_of(record).map_err(|error| ours(error.to_string(), None))
+    }
+}

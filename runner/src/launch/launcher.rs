@@ -1,0 +1,541 @@
+//! From a record to a running process: the launcher's half, up to and after the clone.
+
+use std::ffi::{CString, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
+};
+
+use super::log::Log;
+use super::monitor::Monitor;
+use super::process::{Process, Streams, identify};
+use super::protocol::{Attach, Exit, Failure, Frame, Reply, Request, WindowSize};
+use super::state::{self, ExitRecord, State};
+use super::{etc, finish, log_path, socket_path};
+use crate::cgroup::Cgroup;
+use crate::container::{Network, Record};
+use crate::dirs::Dirs;
+use crate::images::{ContainerDir, Store};
+use crate::isolate::{self, Hierarchy, InitFailure, Message, Plan, Stdio};
+use crate::sys;
+use crate::sys::clone::Forked;
+use crate::timestamp::Timestamp;
+
+/// How long the command that started us may take for its first word.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// The hidden verb: `launch-monitor ROOT RUNROOT ID`, with the conversation as standard input.
+pub fn main(words: &[OsString]) -> u8 {
+    let [root, runroot, id] = words else { return 125 };
+    let dirs = Dirs { root: root.into(), runroot: runroot.into() };
+    let Some(id) = id.to_str() else { return 125 };
+    match settle_in() {
+        Ok((stream, signals)) => {
+            let mut first = First { stream, request: None };
+            match launch(&dirs, id, &mut first, signals) {
+                Ok(monitor) => monitor.run(),
+                Err(failure) => {
+                    first.say(&Reply::Failed(failure));
+                    1
+                }
+            }
+        }
+        Err(_) => 125,
+    }
+}
+
+/// What is inherited goes; what a monitor is, begins.
+fn settle_in() -> io::Result<(UnixStream, SignalFd)> {
+    sys::process::close_from(3)?;
+    let stream = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = fs::File::open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    // A session of its own: neither the caller's terminal nor its job control is ours.
+    rustix::process::setsid()?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    sys::process::adopt_orphans()?;
+    let mut caught = SigSet::all();
+    // Those that a fault of our own raises.
+    for signal in [
+        nix::sys::signal::SIGSEGV,
+        nix::sys::signal::SIGBUS,
+        nix::sys::signal::SIGILL,
+        nix::sys::signal::SIGFPE,
+        nix::sys::signal::SIGABRT,
+    ] {
+        caught.remove(signal);
+    }
+    caught.thread_block()?;
+    let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    Ok((UnixStream::from(stream), signals))
+}
+
+/// The conversation with the command that started us.
+struct First {
+    stream: UnixStream,
+    request: Option<Request>,
+}
+
+impl First {
+    fn say(&self, reply: &Reply) {
+        // It may have been killed: the container is then stopped by what follows.
+        let _ = Frame::Reply(reply.clone()).write(&self.stream);
+    }
+
+    /// The first request, read before anything is started, so that no output is missed.
+    fn hear(&mut self) -> Result<Option<Attach>, Failure> {
+        let read = || -> io::Result<Option<Frame>> {
+            self.stream.set_read_timeout(Some(FIRST_WORD))?;
+            let frame = Frame::read(&self.stream)?;
+            self.stream.set_read_timeout(None)?;
+            Ok(frame)
+        };
+        match read() {
+            Ok(Some(Frame::Request(Request::Attach(attach)))) => {
+                self.request = Some(Request::Attach(attach));
+                Ok(Some(attach))
+            }
+            Ok(Some(Frame::Request(Request::State))) => {
+                self.request = Some(Request::State);
+                Ok(None)
+            }
+            Ok(_) => Err(ours("the command that started the container said nothing", None)),
+            Err(error) => Err(ours(format!("cannot hear the command: {error}"), None)),
+        }
+    }
+}
+
+pub(super) fn ours(message: impl Into<String>, hint: Option<String>) -> Failure {
+    Failure { exit_code: 125, message: message.into(), hint }
+}
+
+fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
+    let what = what.into();
+    move |error| ours(format!("{what}: {error}"), None)
+}
+
+fn launch(
+    dirs: &Dirs,
+    id: &str,
+    first: &mut First,
+    signals: SignalFd,
+) -> Result<Monitor, Failure> {
+    let attach = first.hear()?;
+    let store = Store::open(&dirs.root).map_err(|error| ours(error.to_string(), None))?;
+    let container = store
+        .open_container(id)
+        .map_err(|error| ours(error.to_string(), None))?
+        .ok_or_else(|| ours(format!("no such container: {id:.12}"), None))?;
+    let record = container.record().map_err(|error| ours(error.to_string(), None))?;
+    let run = RunDirectory::take(dirs, id)?;
+    let mut made = Made { dirs, store, container, record, run, cgroup: None };
+    match made.bring_up(first, attach, signals) {
+        Ok(monitor) => Ok(monitor),
+        Err(failure) => {
+            made.give_up(&failure);
+            Err(failure)
+        }
+    }
+}
+
+/// `$RUN/c/<id>`, locked for this process's life.
+pub(super) struct RunDirectory {
+    pub(super) path: PathBuf,
+    /// Held open for its lock: that it is held is what says that the container has a monitor.
+    pub(super) lock: fs::File,
+    pub(super) listener: UnixListener,
+}
+
+impl RunDirectory {
+    fn take(dirs: &Dirs, id: &str) -> Result<Self, Failure> {
+        let path = state::run_directory(&dirs.runroot, id);
+        let make = || -> io::Result<Option<Self>> {
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+            let lock = fs::File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .open(path.join("monitor.lock"))?;
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                other => other?,
+            }
+            for leftover in ["ctl.sock", "state.json"] {
+                match fs::remove_file(path.join(leftover)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let directory = rustix::fs::open(&path, flags, Mode::empty())?;
+            let listener = UnixListener::bind(socket_path(directory.as_fd()))?;
+            listener.set_nonblocking(true)?;
+            Ok(Some(Self { path: path.clone(), lock, listener }))
+        };
+        make()
+            .map_err(failed(format!("cannot use {}", path.display())))?
+            .ok_or_else(|| ours(format!("container {id:.12} is running already"), None))
+    }
+}
+
+/// What is there before the container runs, and has to go if it never does.
+struct Made<'a> {
+    dirs: &'a Dirs,
+    store: Store,
+    container: ContainerDir,
+    record: Record,
+    run: RunDirectory,
+    cgroup: Option<Cgroup>,
+}
+
+impl Made<'_> {
+    fn bring_up(
+        &mut self,
+        first: &First,
+        attach: Option<Attach>,
+        signals: SignalFd,
+    ) -> Result<Monitor, Failure> {
+        finish::mark_started(self.container.path()).map_err(failed("cannot note the start"))?;
+        let parent = self.record.cgroup_parent.as_deref();
+        let resources = self.record.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        let (cgroup, notices) =
+            Cgroup::create(&self.record.id, parent, &resources.unwrap_or_default(), &self.record.asked_for)
+                .map_err(|error| ours(error.to_string(), error.hint().map(str::to_owned)))?;
+        let cgroup = self.cgroup.insert(cgroup);
+        for notice in notices {
+            first.say(&Reply::Notice(notice));
+        }
+        let entry = cgroup.entry().map_err(failed("cannot open the container's cgroup"))?;
+        let window = attach.and_then(|attach| attach.window);
+        let (stdio, mut streams) =
+            streams(self.record.stdio.terminal, self.record.stdio.stdin_open, window)
+                .map_err(failed("cannot make pipes"))?;
+        let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
+        let namespaces = Namespaces::of(&self.record, self.dirs)?;
+        let plan = self.plan(entry.v1_tasks, &namespaces, stdio, theirs)?;
+        let joined_pid = namespaces.pid.as_ref();
+        let forked = within(joined_pid, || {
+            sys::clone::clone(namespaces.new, entry.unified.as_ref().map(OwnedFd::as_fd))
+        });
+        let (pid, pidfd) = match forked.map_err(failed("cannot make namespaces"))? {
+            Forked::Child => {
+                // The launcher's end: held here too, its loss could not be noticed.
+                drop(status);
+                isolate::run(plan)
+            }
+            Forked::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        drop(plan);
+        if let Err(failure) = listen(&status, &mut streams) {
+            let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+            let command = self.record.spec.process().as_ref().and_then(|one| one.args().clone());
+            let command = command.unwrap_or_default();
+            return Err(isolate::describe(failure, &self.record, &command, &self.record.user));
+        }
+        self.monitor(first, Process::new(pid, pidfd, streams), signals)
+    }
+
+    fn plan<'b>(
+        &'b self,
+        v1_tasks: Vec<OwnedFd>,
+        namespaces: &Namespaces,
+        stdio: Stdio,
+        status: OwnedFd,
+    ) -> Result<Plan<'b>, Failure> {
+        let record = &self.record;
+        let place = |name: &str| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::openat(self.container.dir(), name, flags, Mode::empty())
+                .map_err(|error| ours(format!("cannot open the container's {name}: {error}"), None))
+        };
+        let mount_point = CString::new(self.dirs.runroot.join("mnt").as_os_str().as_bytes())
+            .map_err(|_| ours("--runroot has a NUL in it", None))?;
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        Ok(Plan {
+            record,
+            lowers: self.lowers()?,
+            upper: place("rw/u")?,
+            work: place("rw/w")?,
+            mount_point,
+            v1_tasks,
+            private_cgroups: namespaces.private_cgroups,
+            hierarchies: Hierarchy::all(&mountinfo),
+            joined: namespaces
+                .joined
+                .iter()
+                .map(OwnedFd::try_clone)
+                .collect::<io::Result<_>>()
+                .map_err(failed("cannot copy a descriptor"))?,
+            new_network: namespaces.new & libc::CLONE_NEWNET != 0,
+            etc: etc::write(&self.run.path, record).map_err(failed("cannot write /etc/hosts"))?,
+            stdio,
+            seccomp: crate::seccomp::program_of(record)
+                .map_err(|error| ours(error.to_string(), None))?,
+            status,
+        })
+    }
+
+    /// The image's layers, the topmost first, below what the image's directories need on top.
+    fn lowers(&self) -> Result<Vec<OwnedFd>, Failure> {
+        let words = |error: crate::images::StoreError| {
+            let hint = format!("rrun pull {}", self.record.image.reference);
+            ours(error.to_string(), Some(hint))
+        };
+        let mut lowers = Vec::new();
+        if let Some(chain) = &self.record.image.fixups {
+            lowers.push(self.store.fixups(chain).map_err(words)?);
+        }
+        for layer in self.record.image.layers.iter().rev() {
+            let layer = self.store.layer(layer).map_err(words)?;
+            lowers.push(layer.as_lower().map_err(words)?);
+        }
+        if lowers.is_empty() {
+            // FROM scratch and nothing else: overlayfs wants at least one.
+            let empty = self.run.path.join("empty");
+            let open = || -> io::Result<OwnedFd> {
+                fs::create_dir_all(&empty)?;
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                Ok(rustix::fs::open(&empty, flags, Mode::empty())?)
+            };
+            lowers.push(open().map_err(failed("cannot make an empty layer"))?);
+        }
+        Ok(lowers)
+    }
+
+    fn monitor(
+        &mut self,
+        first: &First,
+        init: Process,
+        signals: SignalFd,
+    ) -> Result<Monitor, Failure> {
+        let words = |error| ours(format!("cannot note that the container runs: {error}"), None);
+        let Some(cgroup) = self.cgroup.take() else {
+            return Err(ours("the container has no cgroup", None));
+        };
+        let state = State {
+            id: self.record.id.clone(),
+            init: identify(init.pid).map_err(words)?,
+            monitor: identify(std::process::id().cast_signed()).map_err(words)?,
+            started: Timestamp::now().to_rfc3339(),
+            paused: false,
+            cgroups: cgroup.paths(),
+        };
+        state::write_json(&self.run.path.join("state.json"), &state).map_err(words)?;
+        first.say(&Reply::Started { pid: init.pid });
+        let log = if self.record.stdio.logged {
+            Log::open(&log_path(self.container.path())).ok()
+        } else {
+            None
+        };
+        // Late: in cgroup v2 it waits some milliseconds, which nobody need wait for.
+        let _ = cgroup.join_monitor();
+        let run = RunDirectory {
+            path: self.run.path.clone(),
+            lock: self.run.lock.try_clone().map_err(words)?,
+            listener: self.run.listener.try_clone().map_err(words)?,
+        };
+        let stream = first.stream.try_clone().map_err(words)?;
+        let container =
+            finish::Container { dirs: self.dirs.clone(), record: self.record.clone(), run };
+        Monitor::new(container, state, cgroup, log, signals, init, stream, first.request.clone())
+            .map_err(words)
+    }
+
+    /// Puts everything back and notes why.
+    fn give_up(&mut self, failure: &Failure) {
+        if let Some(cgroup) = self.cgroup.take() {
+            let _ = cgroup.kill_all(Duration::from_secs(5));
+            let _ = cgroup.remove(Duration::from_secs(2));
+        }
+        let ended = ExitRecord {
+            exit: Exit { code: failure.exit_code, signal: None, oom: None },
+            started: None,
+            finished: Timestamp::now().to_rfc3339(),
+            error: Some(failure.message.clone()),
+        };
+        finish::conclude(self.dirs, &self.record, &ended);
+        let _ = fs::remove_dir_all(&self.run.path);
+    }
+}
+
+/// Pipes for a process, or nothing yet where it makes its own terminal: their ends, and ours.
+pub(super) fn streams(
+    terminal: bool,
+    stdin_open: bool,
+    window: Option<WindowSize>,
+) -> io::Result<(Stdio, Streams)> {
+    if terminal {
+        let ours = Streams { stdin: None, stdout: None, stderr: None, is_terminal: true };
+        return Ok((Stdio::Terminal(window), ours));
+    }
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (stdin, input) = if stdin_open {
+        let (theirs, ours) = pipe()?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        (Some(theirs), Some(ours))
+    } else {
+        (None, None)
+    };
+    let ((out, stdout), (err, stderr)) = (pipe()?, pipe()?);
+    rustix::io::ioctl_fionbio(&out, true)?;
+    rustix::io::ioctl_fionbio(&err, true)?;
+    let ours = Streams { stdin: input, stdout: Some(out), stderr: Some(err), is_terminal: false };
+    Ok((Stdio::Pipes { stdin, stdout, stderr }, ours))
+}
+
+/// A pair that carries whole messages: the launcher's end and the child's.
+pub(super) fn status_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+/// Hears the child until it has become its program or failed. Takes its terminal on the way.
+pub(super) fn listen(status: &OwnedFd, streams: &mut Streams) -> Result<(), InitFailure> {
+    let mut bytes = [0; 8];
+    loop {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = rustix::net::recvmsg(
+            status,
+            &mut [io::IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        );
+        let count = match received {
+            Ok(message) => message.bytes,
+            Err(Errno::INTR) => continue,
+            // As good as its end: what it was going to say is lost, and waiting would be for ever.
+            Err(_) => 0,
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        match Message::from_bytes(&bytes[..count]) {
+            Some(Message::Failed(failure)) => return Err(failure),
+            Some(Message::Terminal) => {
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(fds) = message {
+                        for fd in fds {
+                            take_terminal(fd, streams);
+                        }
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn take_terminal(terminal: OwnedFd, streams: &mut Streams) {
+    let _ = rustix::io::ioctl_fionbio(&terminal, true);
+    streams.stdout = terminal.try_clone().ok();
+    streams.stdin = Some(terminal);
+}
+
+/// Which namespaces are new, and which are joined.
+struct Namespaces {
+    new: i32,
+    joined: Vec<OwnedFd>,
+    /// Children are made in it; this process itself cannot join one.
+    pid: Option<OwnedFd>,
+    private_cgroups: bool,
+}
+
+impl Namespaces {
+    fn of(record: &Record, dirs: &Dirs) -> Result<Self, Failure> {
+        use LinuxNamespaceType as Kind;
+        let mut all =
+            Self { new: libc::CLONE_NEWNS, joined: Vec::new(), pid: None, private_cgroups: false };
+        let linux = record.spec.linux().as_ref();
+        let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+        for namespace in listed {
+            let flag = match namespace.typ() {
+                Kind::Mount | Kind::User | Kind::Time => continue,
+                Kind::Cgroup => {
+                    all.private_cgroups |= namespace.path().is_none();
+                    0
+                }
+                Kind::Network => libc::CLONE_NEWNET,
+                Kind::Pid => libc::CLONE_NEWPID,
+                Kind::Ipc => libc::CLONE_NEWIPC,
+                Kind::Uts => libc::CLONE_NEWUTS,
+            };
+            let path = match (namespace.typ(), &record.network) {
+                (Kind::Network, Network::Container(id)) => Some(namespace_of(dirs, id, "net")?),
+                _ => namespace.path().clone(),
+            };
+            match path {
+                None => all.new |= flag,
+                Some(path) if namespace.typ() == Kind::Pid => all.pid = Some(open(&path)?),
+                Some(path) => all.joined.push(open_kind(&path, namespace)?),
+            }
+        }
+        Ok(all)
+    }
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Failure> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| ours(format!("cannot join the namespace {}: {error}", path.display()), None))
+}
+
+fn open_kind(path: &Path, _namespace: &LinuxNamespace) -> Result<OwnedFd, Failure> {
+    open(path)
+}
+
+/// A namespace of a running container: `/proc/<pid>/ns/<kind>`, checked to be its own.
+///
+/// # Errors
+/// When it does not run.
+pub(super) fn namespace_of(dirs: &Dirs, id: &str, kind: &str) -> Result<PathBuf, Failure> {
+    let not_running = || {
+        let hint = format!("rrun start {id:.12}");
+        ours(format!("container {id:.12} is not running, so its {kind} cannot be shared"), Some(hint))
+    };
+    match state::status(&dirs.root, &dirs.runroot, id) {
+        Ok(state::Status::Running(state) | state::Status::Paused(state)) => {
+            let now = identify(state.init.pid).map_err(|_| not_running())?;
+            if now == state.init {
+                Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", state.init.pid)))
+            } else {
+                Err(not_running())
+            }
+        }
+        _ => Err(not_running()),
+    }
+}
+
+/// Runs `make` with children going into another PID namespace: setns(2) moves only those.
+pub(super) fn within<T>(
+    pid: Option<&OwnedFd>,
+    make: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let Some(pid) = pid else { return make() };
+    let own = fs::File::open("/proc/self/ns/pid")?;
+    sys::clone::join(pid.as_fd(), libc::CLONE_NEWPID)?;
+    let made = make();
+    // In the child this fails, and does not matter: it makes no children before its program.
+    let _ = sys::clone::join(own.as_fd(), libc::CLONE_NEWPID);
+    made
+}

@@ -1,0 +1,469 @@
+//! The monitor: one thread, one loop. It lives as long as its container.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::signalfd::SignalFd;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use super::client::{self, Client};
+use super::finish::{self, Container};
+use super::log::{Log, Stream};
+use super::process::Process;
+use super::protocol::{Attach, CHUNK, Exit, Frame, Reply, Request};
+use super::state::{self, State};
+use crate::cgroup::Cgroup;
+use crate::images::Store;
+use crate::signal::Signal;
+
+/// Between a stop's signal and KILL, unless something else was said. Docker's.
+const STOP_TIMEOUT_SECONDS: i64 = 10;
+
+/// How long a command that does not read is waited for when everything else is done.
+const LAST_WORD: Duration = Duration::from_secs(5);
+
+/// Conversations at once; each costs a descriptor.
+const CLIENTS_MAX: usize = 256;
+
+pub(super) struct Monitor {
+    pub(super) container: Container,
+    pub(super) state: State,
+    pub(super) cgroup: Cgroup,
+    log: Option<Log>,
+    signals: SignalFd,
+    clients: Vec<Client>,
+    clients_seen: u64,
+    /// The container's first process, then those of exec. An ended one keeps its place.
+    pub(super) processes: Vec<Process>,
+    kill_at: Option<Instant>,
+}
+
+/// What a descriptor in the poll set belongs to.
+#[derive(Clone, Copy)]
+enum Source {
+    Signals,
+    Listener,
+    Client(usize),
+    End(usize),
+    Output(usize, Stream),
+    Input(usize),
+}
+
+impl Monitor {
+    #[expect(clippy::too_many_arguments, reason = "called once, with what the launcher has made")]
+    pub(super) fn new(
+        container: Container,
+        state: State,
+        cgroup: Cgroup,
+        log: Option<Log>,
+        signals: SignalFd,
+        init: Process,
+        stream: UnixStream,
+        first: Option<Request>,
+    ) -> io::Result<Self> {
+        let mut client = Client::new(0, stream)?;
+        if let Some(Request::Attach(attach)) = first {
+            client.attached = Some((0, attach));
+        }
+        Ok(Self {
+            container,
+            state,
+            cgroup,
+            log,
+            signals,
+            clients: vec![client],
+            clients_seen: 1,
+            processes: vec![init],
+            kill_at: None,
+        })
+    }
+
+    /// Runs until the container has ended and everything is cleaned up. The exit code is nobody's.
+    pub(super) fn run(mut self) -> u8 {
+        loop {
+            for source in self.wait() {
+                self.serve(source);
+            }
+            if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+                self.kill_at = None;
+                self.kill();
+            }
+            self.forget_clients();
+            if let Some(exit) = self.processes[0].exit.clone() {
+                self.finish(exit);
+                return 0;
+            }
+        }
+    }
+
+    fn wait(&self) -> Vec<Source> {
+        let mut sources = vec![Source::Signals, Source::Listener];
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.container.run.listener.as_fd(), PollFlags::IN),
+        ];
+        let mut add = |source, fd, flags| {
+            sources.push(source);
+            fds.push(PollFd::from_borrowed_fd(fd, flags));
+        };
+        for (index, client) in self.clients.iter().enumerate() {
+            let more = if client.has_output() { PollFlags::OUT } else { PollFlags::empty() };
+            add(Source::Client(index), client.stream().as_fd(), PollFlags::IN | more);
+        }
+        for (index, process) in self.processes.iter().enumerate() {
+            if process.exit.is_none() {
+                add(Source::End(index), process.pidfd.as_fd(), PollFlags::IN);
+            }
+            let blocked = self.clients.iter().any(|one| one.is_attached_to(index) && one.is_full());
+            if let (Some(stdout), false) = (&process.streams.stdout, blocked) {
+                add(Source::Output(index, Stream::Stdout), stdout.as_fd(), PollFlags::IN);
+            }
+            if let (Some(stderr), false) = (&process.streams.stderr, blocked) {
+                add(Source::Output(index, Stream::Stderr), stderr.as_fd(), PollFlags::IN);
+            }
+            if let (Some(stdin), false) = (&process.streams.stdin, process.input.is_empty()) {
+                add(Source::Input(index), stdin.as_fd(), PollFlags::OUT);
+            }
+        }
+        let timeout = self.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            // Out of memory: nothing better than to try again.
+            Err(_) => return Vec::new(),
+        }
+        let ready = fds.iter().zip(sources).filter(|(fd, _)| !fd.revents().is_empty());
+        ready.map(|(_, source)| source).collect()
+    }
+
+    fn serve(&mut self, source: Source) {
+        match source {
+            Source::Signals => self.hear_signals(),
+            Source::Listener => self.accept(),
+            Source::Client(index) => self.serve_client(index),
+            Source::End(index) => self.end_process(index),
+            Source::Output(index, stream) => {
+                self.relay_output(index, stream);
+            }
+            Source::Input(index) => self.relay_input(index),
+        }
+    }
+
+    fn hear_signals(&mut self) {
+        while let Ok(Some(info)) = self.signals.read_signal() {
+            match info.ssi_signo as i32 {
+                libc::SIGCHLD => self.bury_orphans(),
+                // A service manager or the host's shutdown: the container gets its stop signal.
+                libc::SIGTERM | libc::SIGINT | libc::SIGQUIT => self.stop(None, None),
+                _ => {}
+            }
+        }
+    }
+
+    /// Processes that have become ours because their parents ended (`--pid host`). Our own
+    /// children are told apart and left: their pidfds tell of them.
+    fn bury_orphans(&self) {
+        loop {
+            let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let Ok(status) = waitid(Id::All, peek) else { return };
+            let Some(pid) = status.pid() else { return };
+            if matches!(status, WaitStatus::StillAlive)
+                || self.processes.iter().any(|one| one.exit.is_none() && one.pid == pid.as_raw())
+            {
+                return;
+            }
+            if waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.container.run.listener.accept() {
+            if self.clients.len() >= CLIENTS_MAX {
+                return;
+            }
+            if let Ok(client) = Client::new(self.clients_seen, stream) {
+                self.clients_seen += 1;
+                self.clients.push(client);
+            }
+        }
+    }
+
+    fn serve_client(&mut self, index: usize) {
+        self.clients[index].flush();
+        for frame in self.clients[index].hear() {
+            match client::request(frame) {
+                Ok(request) => self.serve_request(index, request),
+                Err(Some(bytes)) => self.take_input(index, bytes),
+                Err(None) => {}
+            }
+        }
+    }
+
+    fn serve_request(&mut self, index: usize, request: Request) {
+        let reply = match request {
+            Request::State => Reply::State(Box::new(self.state.clone())),
+            Request::Signal(number) => self.signal(0, number),
+            Request::SignalAttached(number) => {
+                let process = self.clients[index].attached.map_or(0, |(process, _)| process);
+                self.signal(process, number)
+            }
+            Request::Stop { signal, timeout_seconds } => {
+                self.clients[index].waits = true;
+                self.stop(signal, timeout_seconds);
+                return;
+            }
+            Request::Wait => {
+                self.clients[index].waits = true;
+                return;
+            }
+            Request::Attach(attach) => {
+                self.clients[index].attached = Some((0, attach));
+                if let Some(size) = attach.window {
+                    self.processes[0].resize(size);
+                }
+                Reply::Done
+            }
+            Request::Exec(request, attach) => match self.exec(&request, attach) {
+                Ok((pid, process)) => {
+                    self.clients[index].attached = Some((process, attach)).filter(|_| !request.detached);
+                    Reply::Started { pid }
+                }
+                Err(failure) => Reply::Failed(failure),
+            },
+            Request::Resize(size) => {
+                if let Some((process, _)) = self.clients[index].attached {
+                    self.processes[process].resize(size);
+                }
+                return;
+            }
+            Request::Detach => {
+                self.clients[index].attached = None;
+                return;
+            }
+            Request::Pause => self.freeze(true),
+            Request::Unpause => self.freeze(false),
+        };
+        self.clients[index].reply(reply);
+    }
+
+    fn signal(&self, process: usize, number: i32) -> Reply {
+        if number == libc::SIGKILL && self.state.paused {
+            // A frozen process of cgroup v1 does not even die.
+            let _ = self.cgroup.thaw();
+        }
+        match self.processes[process].signal(number) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Refused(format!("cannot send signal {number}: {error}")),
+        }
+    }
+
+    fn freeze(&mut self, frozen: bool) -> Reply {
+        if self.state.paused == frozen {
+            let is = if frozen { "paused already" } else { "not paused" };
+            return Reply::Refused(format!("container {:.12} is {is}", self.state.id));
+        }
+        let done = if frozen { self.cgroup.freeze() } else { self.cgroup.thaw() };
+        if let Err(error) = done {
+            return Reply::Refused(format!("the kernel refuses: {error}"));
+        }
+        self.state.paused = frozen;
+        match state::write_json(&self.container.run.path.join("state.json"), &self.state) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Refused(format!("cannot note it: {error}")),
+        }
+    }
+
+    /// Asks the container to end; after a while it is made to. A second request may only shorten
+    /// the wait.
+    fn stop(&mut self, signal: Option<i32>, timeout_seconds: Option<i64>) {
+        let record = &self.container.record;
+        let own = record.stop_signal.as_deref().and_then(|name| name.parse::<Signal>().ok());
+        let number = signal.unwrap_or_else(|| own.map_or(libc::SIGTERM, Signal::number));
+        let own = record.stop_timeout_seconds.map_or(STOP_TIMEOUT_SECONDS, i64::from);
+        let timeout = u64::try_from(timeout_seconds.unwrap_or(own)).ok();
+        if self.state.paused {
+            let _ = self.cgroup.thaw();
+        }
+        let _ = self.processes[0].signal(number);
+        let at = timeout.and_then(|time| Instant::now().checked_add(Duration::from_secs(time)));
+        self.kill_at = match (self.kill_at, at) {
+            (Some(before), Some(at)) => Some(before.min(at)),
+            (before, at) => at.or(before),
+        };
+    }
+
+    fn kill(&self) {
+        let _ = self.cgroup.thaw();
+        // With a PID namespace all others go with the first process; without, they are found in
+        // the cgroup when it is dissolved.
+        let _ = self.processes[0].signal(libc::SIGKILL);
+    }
+
+    /// Takes input for the process that the client is attached to. The next piece is not sent
+    /// before this one has been taken.
+    fn take_input(&mut self, index: usize, bytes: Vec<u8>) {
+        let number = self.clients[index].number;
+        let Some((at, attach)) = self.clients[index].attached else { return };
+        let process = &mut self.processes[at];
+        if !attach.stdin || process.exit.is_some() {
+            self.clients[index].reply(Reply::StdinTaken);
+            return;
+        }
+        if bytes.is_empty() {
+            // The end. A terminal has none: its user types one.
+            if !process.streams.is_terminal && process.input.is_empty() {
+                process.streams.stdin = None;
+            }
+            self.clients[index].reply(Reply::StdinTaken);
+            return;
+        }
+        process.input.extend_from_slice(&bytes);
+        process.input_of = Some(number);
+        self.relay_input(at);
+    }
+
+    fn relay_input(&mut self, at: usize) {
+        let process = &mut self.processes[at];
+        if !process.write_input() {
+            return;
+        }
+        let Some(number) = process.input_of.take() else { return };
+        if let Some(client) = self.clients.iter_mut().find(|client| client.number == number) {
+            client.reply(Reply::StdinTaken);
+        }
+    }
+
+    /// Hands one piece of output on. False when there is nothing (more).
+    fn relay_output(&mut self, at: usize, stream: Stream) -> bool {
+        let streams = &mut self.processes[at].streams;
+        let slot = match stream {
+            Stream::Stdout => &mut streams.stdout,
+            Stream::Stderr => &mut streams.stderr,
+        };
+        let Some(fd) = slot.as_ref() else { return false };
+        let mut chunk = [0; CHUNK];
+        let count = match rustix::io::read(fd, &mut chunk[..]) {
+            Ok(0) => 0,
+            Ok(count) => count,
+            Err(Errno::INTR) => return true,
+            Err(Errno::AGAIN) => return false,
+            // EIO: every process has closed the terminal.
+            Err(_) => 0,
+        };
+        if count == 0 {
+            *slot = None;
+            return false;
+        }
+        let bytes = &chunk[..count];
+        if let (0, Some(log)) = (at, &mut self.log) {
+            log.take(stream, bytes);
+        }
+        for client in self.clients.iter_mut().filter(|client| client.is_attached_to(at)) {
+            let wants = client.attached.is_some_and(|(_, attach)| wants(attach, stream));
+            if wants {
+                client.say(&match stream {
+                    Stream::Stdout => Frame::Stdout(bytes.to_vec()),
+                    Stream::Stderr => Frame::Stderr(bytes.to_vec()),
+                });
+            }
+        }
+        true
+    }
+
+    fn end_process(&mut self, at: usize) {
+        let Some(exit) = self.processes[at].ended() else { return };
+        // What it wrote before its end is in the pipes. Others may hold them open still, so this
+        // takes what is there and does not wait for their end.
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            while self.relay_output(at, stream) {}
+        }
+        let process = &mut self.processes[at];
+        process.exit = Some(exit.clone());
+        if at == 0 {
+            return;
+        }
+        process.streams.stdin = None;
+        process.streams.stdout = None;
+        process.streams.stderr = None;
+        for client in self.clients.iter_mut().filter(|client| client.is_attached_to(at)) {
+            client.attached = None;
+            client.end(Reply::Exited(exit.clone()));
+        }
+    }
+
+    /// Lets go of conversations that are over. One that ended without a word of leave takes what
+    /// it was attached to along, if it said so.
+    fn forget_clients(&mut self) {
+        let mut stops = false;
+        let processes = &self.processes;
+        self.clients.retain(|client| {
+            if !client.is_gone {
+                return true;
+            }
+            if let Some((at, attach)) = client.attached
+                && attach.stop_on_hangup
+            {
+                if at == 0 {
+                    stops = true;
+                } else {
+                    let _ = processes[at].signal(libc::SIGKILL);
+                }
+            }
+            false
+        });
+        if stops {
+            self.stop(None, None);
+        }
+        for process in self.processes.iter_mut().filter(|process| process.input_of.is_some()) {
+            if !self.clients.iter().any(|client| Some(client.number) == process.input_of) {
+                process.input_of = None;
+            }
+        }
+    }
+
+    /// Exit code, name and cgroup are settled before anybody is answered; what takes time comes
+    /// after.
+    fn finish(&mut self, mut exit: Exit) {
+        exit.oom = finish::dissolve(&self.cgroup);
+        for at in 1..self.processes.len() {
+            self.end_process(at);
+        }
+        if let Some(log) = &mut self.log {
+            log.finish();
+        }
+        let Container { dirs, record, run } = &self.container;
+        let ended = finish::ended(exit.clone(), self.state.started.clone());
+        finish::conclude(dirs, record, &ended);
+        let _ = std::fs::remove_dir_all(&run.path);
+        for client in &mut self.clients {
+            let waits = client.waits || client.is_attached_to(0);
+            if waits {
+                client.end(Reply::Exited(exit.clone()));
+            }
+        }
+        let deadline = Instant::now() + LAST_WORD;
+        for client in self.clients.iter_mut().filter(|client| client.has_output()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            client.flush_within(left.max(Duration::from_millis(1)));
+        }
+        self.clients.clear();
+        if record.remove_on_exit
+            && let Ok(store) = Store::open(&dirs.root)
+        {
+            let _ = store.empty_trash();
+        }
+    }
+}
+
+fn wants(attach: Attach, stream: Stream) -> bool {
+    match stream {
+        Stream::Stdout => attach.stdout,
+        Stream::Stderr => attach.stderr,
+    }
+}

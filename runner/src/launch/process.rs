@@ -1,0 +1,123 @@
+//! A process of a container, as its monitor knows it, and what its streams carry.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use rustix::io::Errno;
+
+use super::protocol::{Exit, WindowSize};
+use super::state::ProcessId;
+
+/// The monitor's ends of a process's streams. None of them blocks.
+#[derive(Debug)]
+pub(super) struct Streams {
+    /// Also the terminal, if it has one.
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) is_terminal: bool,
+}
+
+/// A child of the monitor's that runs in the container.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) streams: Streams,
+    /// What could not be written yet, and which client waits for that.
+    pub(super) input: Vec<u8>,
+    pub(super) input_of: Option<u64>,
+    pub(super) exit: Option<Exit>,
+}
+
+impl Process {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd, streams: Streams) -> Self {
+        Self { pid, pidfd, streams, input: Vec::new(), input_of: None, exit: None }
+    }
+
+    /// Sends a signal; one that has ended is no error.
+    pub(super) fn signal(&self, number: i32) -> io::Result<()> {
+        let Some(signal) = rustix::process::Signal::from_named_raw(number) else {
+            return self.signal_by_number(number);
+        };
+        match rustix::process::pidfd_send_signal(&self.pidfd, signal) {
+            Err(Errno::SRCH) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Real-time signals have no names. The process is our child and not waited for yet, so its
+    /// number is still its own.
+    fn signal_by_number(&self, number: i32) -> io::Result<()> {
+        if self.exit.is_some() {
+            return Ok(());
+        }
+        crate::sys::process::kill(self.pid, number)
+    }
+
+    /// Its end, if it has ended.
+    pub(super) fn ended(&self) -> Option<Exit> {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG;
+        match waitid(Id::PIDFd(self.pidfd.as_fd()), flags) {
+            Ok(WaitStatus::Exited(_, code)) => {
+                Some(Exit { code: (code & 0xff) as u8, signal: None, oom: None })
+            }
+            Ok(WaitStatus::Signaled(_, signal, _)) => Some(killed(signal)),
+            _ => None,
+        }
+    }
+
+    /// Tells its terminal a new size.
+    pub(super) fn resize(&self, size: WindowSize) {
+        if let (true, Some(terminal)) = (self.streams.is_terminal, &self.streams.stdin) {
+            let size = rustix::termios::Winsize {
+                ws_row: size.rows,
+                ws_col: size.columns,
+                ws_xpixel: 0,
+                ws_ypixel: 0,
+            };
+            // The terminal may be gone: the process ends.
+            let _ = rustix::termios::tcsetwinsize(terminal, size);
+        }
+    }
+
+    /// Writes as much of the waiting input as goes. True when nothing waits any more.
+    pub(super) fn write_input(&mut self) -> bool {
+        while !self.input.is_empty() {
+            let Some(stdin) = &self.streams.stdin else {
+                self.input.clear();
+                break;
+            };
+            match rustix::io::write(stdin, &self.input) {
+                Ok(written) => drop(self.input.drain(..written)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
+                // Nobody reads any more. Docker drops the rest as well.
+                Err(_) => {
+                    self.input.clear();
+                    if !self.streams.is_terminal {
+                        self.streams.stdin = None;
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+fn killed(signal: Signal) -> Exit {
+    Exit { code: 0, signal: u8::try_from(signal as i32).ok(), oom: None }
+}
+
+/// This very process or a child, in a form that a reused number does not fit.
+pub(super) fn identify(pid: i32) -> io::Result<ProcessId> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in parentheses may hold anything; fields are counted from behind it.
+    let after = text.rsplit_once(") ").map_or("", |(_, after)| after);
+    let start_time = after.split(' ').nth(19).and_then(|field| field.parse().ok());
+    let start_time = start_time.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+    Ok(ProcessId { pid, start_time, boot_id })
+}
