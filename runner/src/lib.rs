@@ -8,6 +8,7 @@ pub mod failure;
 pub mod images;
 pub mod isolate;
 pub mod launch;
+pub mod overlay;
 pub mod pull;
 pub mod seccomp;
 pub mod signal;

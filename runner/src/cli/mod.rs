@@ -13,7 +13,6 @@ mod globals;
 mod help;
 pub(crate) mod images;
 pub(crate) mod listing;
-mod monitor;
 mod mount_flags;
 mod names;
 mod output;
@@ -32,7 +31,7 @@ pub use self::globals::Globals;
 use self::output::confirm;
 pub use self::output::{print, print_line};
 use crate::failure::Failure;
-use crate::unpack;
+use crate::{launch, unpack};
 
 /// A command of `rrun`.
 pub struct Verb {
@@ -148,6 +147,7 @@ pub fn main(words: &[OsString]) -> Result<u8, Failure> {
         [first, rest @ ..] if first == unpack::worker::VERB => {
             return Ok(unpack::worker::main(rest));
         }
+        [first, rest @ ..] if first == launch::VERB => return Ok(launch::launcher_main(rest)),
         [] => return help::overview().map(|()| 0),
         [only] if only == "-h" || only == "--help" || only == "help" => {
             return help::overview().map(|()| 0);

@@ -10,7 +10,7 @@ use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
 pub(super) use crate::cli::run_flags::FLAGS;
-use crate::cli::{Globals, Verb, monitor, print_line};
+use crate::cli::{Globals, Verb, print_line};
 use crate::container::Record;
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
@@ -132,7 +132,7 @@ fn start_directory(
     let attach = foreground
         .as_ref()
         .map(|foreground| client::attach(foreground.stdin, terminal, foreground.stop_on_hangup));
-    let stream = match monitor::start(&globals.dirs, directory, attach) {
+    let stream = match crate::launch::start(&globals.dirs, directory, attach) {
         Ok(stream) => stream,
         Err(error) => {
             // No monitor came to be that would do it.

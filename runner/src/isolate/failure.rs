@@ -33,7 +33,6 @@ steps! {
     CgroupNamespace = "make its cgroup namespace",
     Loopback = "bring up its loopback interface",
     Propagation = "detach its mounts from the host's",
-    Overlay = "stack the image's layers",
     AttachRoot = "attach its root",
     MountSource = "open the source of a mount",
     MountTarget = "make the target of a mount",
@@ -242,10 +241,6 @@ fn hint(failure: InitFailure) -> Option<String> {
     let text = match (failure.step, failure.errno) {
         (Step::MountTarget, libc::ELOOP | libc::ENOTDIR) => {
             "something on the way is a symbolic link or no directory in the image"
-        }
-        (Step::Overlay, libc::EINVAL) => {
-            "the store must not be on overlayfs or another file system that overlayfs refuses: \
-             use a volume for --root (RRUN_ROOT)"
         }
         (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
         (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",

@@ -42,10 +42,8 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub record: &'a Record,
-    /// The lowest directory last, as overlayfs wants them.
-    pub lowers: Vec<OwnedFd>,
-    pub upper: OwnedFd,
-    pub work: OwnedFd,
+    /// The stacked layers, a detached mount.
+    pub root: OwnedFd,
     /// An empty directory that container root may traverse: where the root is attached.
     pub mount_point: CString,
     /// `tasks` of each cgroup-v1 hierarchy.
@@ -56,7 +54,7 @@ pub struct Plan<'a> {
     pub joined: Vec<OwnedFd>,
     /// A network namespace was made: its loopback interface is down.
     pub new_network: bool,
-    /// `/etc/hosts` and its like: the target and the file.
+    /// `/etc/hosts` and its like: the target and the file, a detached mount.
     pub etc: Vec<(&'static str, OwnedFd)>,
     pub stdio: Stdio,
     pub seccomp: Option<Program>,
@@ -140,7 +138,8 @@ fn init(plan: &mut Plan<'_>) -> Done<Never> {
     )?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
-    let root = rootfs::assemble(plan)?;
+    rootfs::assemble(plan)?;
+    let root = failure::at(Step::AttachRoot, 1, plan.root.try_clone())?;
     // proc and sysfs must be mounted while the old root is still there (the kernel asks whether a
     // full instance is visible), and everything below is attached by descriptor.
     let proc = mounts::attach_all(plan, &root)?;

@@ -10,7 +10,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::failure::at;
 use super::files::{self, Kind};
-use super::{Done, Plan, Step, cgroupfs, paths, populate, rootfs};
+use super::{Done, Plan, Step, cgroupfs, populate, rootfs};
 use crate::sys::mount as attr;
 use crate::sys::mount::{Attributes, set_attributes};
 
@@ -200,14 +200,13 @@ pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
     let spec = &plan.record.spec;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let read_only = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly);
-    for (item, (target, file)) in plan.etc.iter().enumerate() {
+    for (item, (target, tree)) in plan.etc.iter().enumerate() {
         let theirs = |mount: &Mount| {
             files::same(mount.destination(), target) || files::same(mount.destination(), "/etc")
         };
         if mounts.iter().any(theirs) {
             continue;
         }
-        let tree = at(Step::EtcFile, item, paths::clone_tree(file))?;
         if read_only == Some(true) {
             let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
             at(Step::EtcFile, item, set_attributes(tree.as_fd(), attributes, false))?;
@@ -219,7 +218,7 @@ pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
             other => other,
         };
         let place = at(Step::EtcFile, item, place)?;
-        at(Step::EtcFile, item, rootfs::attach(&tree, &place))?;
+        at(Step::EtcFile, item, rootfs::attach(tree, &place))?;
     }
     Ok(())
 }

@@ -1,91 +1,25 @@
-//! The root file system: stacked, attached, changed into, sealed.
+//! The root file system: attached, changed into, sealed.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
-    UnmountFlags,
-};
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
-use super::failure::{at, failed};
+use super::failure::at;
 use super::{Done, Plan, Step, paths};
 use crate::container::Record;
 use crate::sys::mount::{Attributes, RDONLY, set_attributes};
 
-/// Given explicitly, so that nothing hangs on how the host has configured overlayfs.
-const OPTIONS: [(&str, &str); 4] =
-    [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"), ("xino", "off")];
-
-/// Stacks the layers and attaches them at the mount point of this mount namespace.
-pub(super) fn assemble(plan: &Plan<'_>) -> Done<OwnedFd> {
-    let place = || {
-        rustix::fs::open(plan.mount_point.as_c_str(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-    };
-    match stack_by_descriptor(plan) {
-        Ok(root) => {
-            let place = at(Step::AttachRoot, 0, place())?;
-            at(Step::AttachRoot, 0, attach(&root, &place))?;
-            Ok(root)
-        }
-        // Before Linux 6.13 overlayfs takes no descriptors.
-        Err(Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            at(Step::Overlay, 0, stack_by_name(plan))?;
-            at(Step::AttachRoot, 0, place())
-        }
-        Err(error) => Err(failed(Step::Overlay, 0, error.raw_os_error())),
-    }
-}
-
-fn stack_by_descriptor(plan: &Plan<'_>) -> Result<OwnedFd, Errno> {
-    use rustix::mount::{fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string};
-    let overlay = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for lower in &plan.lowers {
-        fsconfig_set_fd(overlay.as_fd(), "lowerdir+", lower.as_fd())?;
-    }
-    fsconfig_set_fd(overlay.as_fd(), "upperdir", plan.upper.as_fd())?;
-    fsconfig_set_fd(overlay.as_fd(), "workdir", plan.work.as_fd())?;
-    for (name, value) in OPTIONS {
-        fsconfig_set_string(overlay.as_fd(), name, value)?;
-    }
-    if plan.record.remove_on_exit {
-        fsconfig_set_flag(overlay.as_fd(), "volatile")?;
-    }
-    fsconfig_create(overlay.as_fd())?;
-    rustix::mount::fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-}
-
-/// mount(2) with paths that are descriptors: no race, and no comma or colon of a directory's name
-/// can become an option. The whole text must fit into one page.
-fn stack_by_name(plan: &Plan<'_>) -> Result<(), Errno> {
-    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
-    let lowers: Vec<String> = plan.lowers.iter().map(name).collect();
-    let mut data = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        lowers.join(":"),
-        name(&plan.upper),
-        name(&plan.work)
-    );
-    for (option, value) in OPTIONS {
-        data.push_str(&format!(",{option}={value}"));
-    }
-    if plan.record.remove_on_exit {
-        data.push_str(",volatile");
-    }
-    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
-    if data.as_bytes().len() >= 4096 {
-        return Err(Errno::TOOBIG);
-    }
-    rustix::mount::mount(
-        c"overlay",
-        plan.mount_point.as_c_str(),
-        c"overlay",
-        MountFlags::empty(),
-        Some(data.as_c_str()),
-    )
+/// Attaches the stacked layers at the mount point of this mount namespace. The place is resolved
+/// now: a descriptor from before the clone would be of another namespace's mount.
+pub(super) fn assemble(plan: &Plan<'_>) -> Done {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let place = rustix::fs::open(plan.mount_point.as_c_str(), flags, Mode::empty());
+    let place = at(Step::AttachRoot, 0, place)?;
+    at(Step::AttachRoot, 0, attach(&plan.root, &place))
 }
 
 /// Puts a detached mount at a place.

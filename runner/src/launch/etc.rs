@@ -6,18 +6,16 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::CWD;
+use rustix::mount::OpenTreeFlags;
 
 use crate::container::{Hosts, Network, Record};
 
-/// Writes the files into `directory` and opens them as mount sources.
+/// Writes the files into `directory` and makes detached mounts of them.
 ///
 /// # Errors
 /// When they cannot be written.
-pub(super) fn write(
-    directory: &Path,
-    record: &Record,
-) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+pub(super) fn write(directory: &Path, record: &Record) -> io::Result<Vec<(&'static str, OwnedFd)>> {
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let shares_network = record.network == Network::Host;
     let files = [
@@ -34,8 +32,8 @@ pub(super) fn write(
         let path = directory.join(name);
         fs::write(&path, text)?;
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        opened.push((target, rustix::fs::open(&path, flags, Mode::empty())?));
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        opened.push((target, rustix::mount::open_tree(CWD, &path, flags)?));
     }
     Ok(opened)
 }

@@ -31,6 +31,7 @@ use crate::container::{Network, Record};
 use crate::dirs::Dirs;
 use crate::images::{ContainerDir, Store};
 use crate::isolate::{self, Hierarchy, InitFailure, Message, Plan, Stdio};
+use crate::overlay::{self, Layers};
 use crate::sys;
 use crate::sys::clone::Forked;
 use crate::timestamp::Timestamp;
@@ -123,17 +124,18 @@ pub(super) fn ours(message: impl Into<String>, hint: Option<String>) -> Failure 
     Failure { exit_code: 125, message: message.into(), hint }
 }
 
+/// A failure of another part, for the conversation.
+fn words(failure: crate::failure::Failure) -> Failure {
+    let hint = (!failure.hints.is_empty()).then(|| failure.hints.join("\n"));
+    Failure { exit_code: failure.exit_code, message: failure.message, hint }
+}
+
 fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
     let what = what.into();
     move |error| ours(format!("{what}: {error}"), None)
 }
 
-fn launch(
-    dirs: &Dirs,
-    id: &str,
-    first: &mut First,
-    signals: SignalFd,
-) -> Result<Monitor, Failure> {
+fn launch(dirs: &Dirs, id: &str, first: &mut First, signals: SignalFd) -> Result<Monitor, Failure> {
     let attach = first.hear()?;
     let store = Store::open(&dirs.root).map_err(|error| ours(error.to_string(), None))?;
     let container = store
@@ -214,10 +216,15 @@ impl Made<'_> {
     ) -> Result<Monitor, Failure> {
         finish::mark_started(self.container.path()).map_err(failed("cannot note the start"))?;
         let parent = self.record.cgroup_parent.as_deref();
-        let resources = self.record.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
-        let (cgroup, notices) =
-            Cgroup::create(&self.record.id, parent, &resources.unwrap_or_default(), &self.record.asked_for)
-                .map_err(|error| ours(error.to_string(), error.hint().map(str::to_owned)))?;
+        let resources =
+            self.record.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
+        let (cgroup, notices) = Cgroup::create(
+            &self.record.id,
+            parent,
+            &resources.unwrap_or_default(),
+            &self.record.asked_for,
+        )
+        .map_err(|error| words(error.into()))?;
         let cgroup = self.cgroup.insert(cgroup);
         for notice in notices {
             first.say(&Reply::Notice(notice));
@@ -229,7 +236,8 @@ impl Made<'_> {
                 .map_err(failed("cannot make pipes"))?;
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
         let namespaces = Namespaces::of(&self.record, self.dirs)?;
-        let plan = self.plan(entry.v1_tasks, &namespaces, stdio, theirs)?;
+        let root = self.stack()?;
+        let plan = self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs)?;
         let joined_pid = namespaces.pid.as_ref();
         let forked = within(joined_pid, || {
             sys::clone::clone(namespaces.new, entry.unified.as_ref().map(OwnedFd::as_fd))
@@ -254,25 +262,19 @@ impl Made<'_> {
 
     fn plan<'b>(
         &'b self,
+        root: OwnedFd,
         v1_tasks: Vec<OwnedFd>,
         namespaces: &Namespaces,
         stdio: Stdio,
         status: OwnedFd,
     ) -> Result<Plan<'b>, Failure> {
         let record = &self.record;
-        let place = |name: &str| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::openat(self.container.dir(), name, flags, Mode::empty())
-                .map_err(|error| ours(format!("cannot open the container's {name}: {error}"), None))
-        };
         let mount_point = CString::new(self.dirs.runroot.join("mnt").as_os_str().as_bytes())
             .map_err(|_| ours("--runroot has a NUL in it", None))?;
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Ok(Plan {
             record,
-            lowers: self.lowers()?,
-            upper: place("rw/u")?,
-            work: place("rw/w")?,
+            root,
             mount_point,
             v1_tasks,
             private_cgroups: namespaces.private_cgroups,
@@ -289,6 +291,59 @@ impl Made<'_> {
             seccomp: crate::seccomp::program_of(record)
                 .map_err(|error| ours(error.to_string(), None))?,
             status,
+        })
+    }
+
+    /// The root file system, by whichever form this kernel has.
+    fn stack(&mut self) -> Result<OwnedFd, Failure> {
+        let failed = |error: Errno| {
+            let hint = match error {
+                Errno::INVAL => Some(
+                    "the store must not be on overlayfs or another file system that overlayfs \
+                     refuses: use a volume for --root (RRUN_ROOT)"
+                        .to_owned(),
+                ),
+                _ => None,
+            };
+            ours(format!("cannot stack the image's layers: {}", io::Error::from(error)), hint)
+        };
+        let layers = self.layers()?;
+        if layers.lowers.len() > overlay::LAYERS_MAX {
+            let (count, most) = (layers.lowers.len(), overlay::LAYERS_MAX);
+            return Err(ours(
+                format!("the image has {count} layers; the kernel stacks {most}"),
+                None,
+            ));
+        }
+        match overlay::stack(&layers) {
+            Ok(root) => return Ok(root),
+            Err(error) if !overlay::wants_names(error) => return Err(failed(error)),
+            Err(_) => {}
+        }
+        drop(layers);
+        let opened_again = |error: crate::images::StoreError| ours(error.to_string(), None);
+        overlay::leave_mount_namespace()
+            .map_err(self::failed("cannot leave the mount namespace"))?;
+        self.store = Store::open(&self.dirs.root).map_err(opened_again)?;
+        self.container = self
+            .store
+            .open_container(&self.record.id)
+            .map_err(opened_again)?
+            .ok_or_else(|| ours("the container has been removed meanwhile", None))?;
+        overlay::stack_by_name(&self.layers()?, &self.dirs.runroot.join("mnt")).map_err(failed)
+    }
+
+    fn layers(&self) -> Result<Layers, Failure> {
+        let place = |name: &str| {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::openat(self.container.dir(), name, flags, Mode::empty())
+                .map_err(|error| ours(format!("cannot open the container's {name}: {error}"), None))
+        };
+        Ok(Layers {
+            lowers: self.lowers()?,
+            upper: place("rw/u")?,
+            work: place("rw/w")?,
+            is_volatile: self.record.remove_on_exit,
         })
     }
 
@@ -496,8 +551,9 @@ impl Namespaces {
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Failure> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(|error| ours(format!("cannot join the namespace {}: {error}", path.display()), None))
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| {
+        ours(format!("cannot join the namespace {}: {error}", path.display()), None)
+    })
 }
 
 fn open_kind(path: &Path, _namespace: &LinuxNamespace) -> Result<OwnedFd, Failure> {
@@ -511,7 +567,10 @@ fn open_kind(path: &Path, _namespace: &LinuxNamespace) -> Result<OwnedFd, Failur
 pub(super) fn namespace_of(dirs: &Dirs, id: &str, kind: &str) -> Result<PathBuf, Failure> {
     let not_running = || {
         let hint = format!("rrun start {id:.12}");
-        ours(format!("container {id:.12} is not running, so its {kind} cannot be shared"), Some(hint))
+        ours(
+            format!("container {id:.12} is not running, so its {kind} cannot be shared"),
+            Some(hint),
+        )
     };
     match state::status(&dirs.root, &dirs.runroot, id) {
         Ok(state::Status::Running(state) | state::Status::Paused(state)) => {

@@ -27,10 +27,9 @@ use std::process::{Command, Stdio};
 use rustix::fs::{Mode, OFlags};
 
 pub use self::launcher::main as launcher_main;
-use self::protocol::{Attach, Frame, Reply, Request};
+use self::protocol::{Attach, Frame, Request};
 pub use self::recover::{recover_all, settled_status};
 use crate::dirs::Dirs;
-use crate::failure::Failure;
 use crate::images::ContainerDir;
 
 /// The hidden verb that this program is executed with as launcher.
@@ -41,25 +40,19 @@ pub fn log_path(container: &Path) -> PathBuf {
     container.join("log").join("json.log")
 }
 
-/// Starts a container that does not run.
-///
-/// With `attach` the conversation is returned at once and tells everything else: that the program
-/// runs or why not, its output, its end. Without, this returns when the program runs.
+/// Starts a container that does not run, and gives the conversation with its monitor: it tells
+/// that the program runs or why not. With `attach` it goes on with the output and the end.
 ///
 /// # Errors
-/// When the launcher cannot be started; without `attach` also when the container cannot be.
+/// When the launcher cannot be started.
 pub fn start(
     dirs: &Dirs,
     container: &ContainerDir,
     attach: Option<Attach>,
-) -> Result<Option<UnixStream>, Failure> {
-    let failed =
-        |error: io::Error| Failure::new("cannot start the container's monitor").because(&error);
-    dirs.make_runroot().map_err(|error| {
-        Failure::new(format!("cannot make {}", dirs.runroot.display())).because(&error)
-    })?;
-    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
-    let program = seal::own_program(&dirs.runroot.join("mnt")).map_err(failed)?;
+) -> io::Result<UnixStream> {
+    dirs.make_runroot()?;
+    let (ours, theirs) = UnixStream::pair()?;
+    let program = seal::own_program(&dirs.runroot.join("mnt"))?;
     Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .arg0("rrun")
         .arg(VERB)
@@ -71,33 +64,9 @@ pub fn start(
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let Some(attach) = attach else {
-        return wait_until_running(&ours).map(|()| None);
-    };
-    Frame::Request(Request::Attach(attach)).write(&ours).map_err(failed)?;
-    Ok(Some(ours))
-}
-
-fn wait_until_running(stream: &UnixStream) -> Result<(), Failure> {
-    let broke = |error: io::Error| {
-        Failure::new("the conversation with the container's monitor broke").because(&error)
-    };
-    Frame::Request(Request::State).write(stream).map_err(broke)?;
-    loop {
-        match Frame::read(stream).map_err(broke)? {
-            Some(Frame::Reply(Reply::Started { .. })) => return Ok(()),
-            Some(Frame::Reply(Reply::Failed(failure))) => {
-                let mut told = Failure::new(failure.message).exits(failure.exit_code);
-                told.hints.extend(failure.hint);
-                return Err(told);
-            }
-            Some(Frame::Reply(Reply::Notice(text))) => eprintln!("rrun: {text}"),
-            Some(_) => {}
-            None => return Err(Failure::new("the container's monitor ended without a word")),
-        }
-    }
+        .spawn()?;
+    Frame::Request(attach.map_or(Request::State, Request::Attach)).write(&ours)?;
+    Ok(ours)
 }
 
 /// A conversation with the monitor of container `id`; `None` where it has none.

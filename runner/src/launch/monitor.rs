@@ -231,7 +231,8 @@ impl Monitor {
             }
             Request::Exec(request, attach) => match self.exec(&request, attach) {
                 Ok((pid, process)) => {
-                    self.clients[index].attached = Some((process, attach)).filter(|_| !request.detached);
+                    self.clients[index].attached =
+                        Some((process, attach)).filter(|_| !request.detached);
                     Reply::Started { pid }
                 }
                 Err(failure) => Reply::Failed(failure),

@@ -37,7 +37,8 @@ pub fn settled_status(dirs: &Dirs, id: &str) -> io::Result<Status> {
             else {
                 return Ok(Status::Created);
             };
-            let ended = ExitRecord::unseen(HOST_RESTARTED, "the host was restarted", Some(started.started));
+            let ended =
+                ExitRecord::unseen(HOST_RESTARTED, "the host was restarted", Some(started.started));
             note(dirs, id, &ended);
             Ok(Status::Exited(ended))
         }
@@ -77,7 +78,11 @@ fn recover(dirs: &Dirs, id: &str, last: Option<&State>) -> io::Result<()> {
         let _ = cgroup.remove(Duration::from_secs(2));
     }
     let started = last.map(|state| state.started.clone());
-    note(dirs, id, &ExitRecord::unseen(MONITOR_LOST, "the container's monitor was killed", started));
+    note(
+        dirs,
+        id,
+        &ExitRecord::unseen(MONITOR_LOST, "the container's monitor was killed", started),
+    );
     match fs::remove_dir_all(&run) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -42,7 +42,8 @@ fn read_only_view(path: &Path, empty: &Path) -> io::Result<OwnedFd> {
         MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV,
     )?;
     let name = CString::new(name.as_bytes())?;
-    let program = rustix::fs::openat(&view, name.as_c_str(), flags | OFlags::NOFOLLOW, Mode::empty())?;
+    let program =
+        rustix::fs::openat(&view, name.as_c_str(), flags | OFlags::NOFOLLOW, Mode::empty())?;
     same_content(&program)?;
     Ok(program)
 }

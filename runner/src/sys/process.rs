@@ -44,16 +44,32 @@ pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
 /// All signals as they are for a new program: default action, none blocked. Rust ignores SIGPIPE,
 /// which execve(2) would hand on: `yes | head` would never end.
 pub fn reset_signals() {
-    // SAFETY: SIG_DFL for every number that can have a handler; the calls fail for those that
-    // cannot, which is as well. The empty set is made by sigemptyset before it is read.
-    // signal(2), sigprocmask(2).
+    /// Bytes of the kernel's `sigset_t`.
+    const SET_BYTES: usize = 8;
+    // The kernel's `struct sigaction`, all zero: SIG_DFL, no flags, nothing blocked.
+    let default_action = [0_u64; 4];
+    let none = [0_u8; SET_BYTES];
+    // SAFETY: by the kernel's own calls, since libc keeps two numbers (32, 33) for itself and does
+    // not let them be reset. The calls read the two arrays, which are as large as the kernel's
+    // structures and outlive them; for KILL and STOP they fail, which is as well.
+    // rt_sigaction(2), rt_sigprocmask(2).
     unsafe {
-        for number in 1..=libc::SIGRTMAX() {
-            libc::signal(number, libc::SIG_DFL);
+        for number in 1..=64 {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default_action.as_ptr(),
+                ptr::null_mut::<u8>(),
+                SET_BYTES,
+            );
         }
-        let mut none = std::mem::zeroed();
-        libc::sigemptyset(&raw mut none);
-        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            none.as_ptr(),
+            ptr::null_mut::<u8>(),
+            SET_BYTES,
+        );
     }
 }
 

@@ -112,7 +112,7 @@ fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failur
         "HostnamePath": format!("{directory}/hostname"),
         "HostsPath": format!("{directory}/hosts"),
         "LogPath": if record.stdio.logged {
-            crate::cli::monitor::log_path(container.path()).display().to_string()
+            crate::launch::log_path(container.path()).display().to_string()
         } else {
             String::new()
         },

@@ -75,7 +75,7 @@ fn logs(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         return Err(Failure::new(format!("container {:.12} keeps no log", container.id))
             .hint("it was started with --rm in the foreground"));
     }
-    let path = crate::cli::monitor::log_path(container.path());
+    let path = crate::launch::log_path(container.path());
     // Watching begins before reading, or what is written between would be seen late.
     let watch = if arguments.has("follow") { Some(Watch::new(&path)?) } else { None };
     let mut reader = show_past(&path, &choice, tail)?;

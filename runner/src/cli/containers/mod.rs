@@ -32,13 +32,13 @@ pub(super) const VERBS: &[&[Verb]] = &[
 
 /// What is known of the container's life now. One that lost its monitor is put right first.
 pub(super) fn status(globals: &Globals, id: &str) -> Result<Status, Failure> {
-    crate::cli::monitor::settled_status(&globals.dirs, id)
+    crate::launch::settled_status(&globals.dirs, id)
         .map_err(|error| Failure::new(format!("cannot tell the state of {id:.12}")).because(&error))
 }
 
 /// A conversation with the monitor of a container that lives; `None` where it has none.
 pub(super) fn connect(globals: &Globals, id: &str) -> Result<Option<UnixStream>, Failure> {
-    crate::cli::monitor::connect(&globals.dirs, id).map_err(|error| {
+    crate::launch::connect(&globals.dirs, id).map_err(|error| {
         Failure::new(format!("cannot reach the monitor of {id:.12}")).because(&error)
     })
 }

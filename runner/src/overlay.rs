@@ -1,0 +1,102 @@
+//! Layers stacked into one file system that is attached nowhere yet.
+//!
+//! Overlayfs clones the mounts that its layers are on, and does so only for mounts of the caller's
+//! own mount namespace: so this happens in the launcher, before the clone.
+
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    UnmountFlags,
+};
+
+/// Given explicitly, so that nothing hangs on how the host has configured overlayfs.
+const OPTIONS: [(&str, &str); 4] =
+    [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow"), ("xino", "off")];
+
+/// The kernel's own limit. Source: `OVL_MAX_STACK`, fs/overlayfs/params.h.
+pub const LAYERS_MAX: usize = 500;
+
+/// What is stacked. All are directories, opened as places (`O_PATH`).
+#[derive(Debug)]
+pub struct Layers {
+    /// The topmost first.
+    pub lowers: Vec<OwnedFd>,
+    pub upper: OwnedFd,
+    pub work: OwnedFd,
+    /// The upper layer will be thrown away: it is never synced.
+    pub is_volatile: bool,
+}
+
+/// Whether an error of [`stack`] says that this kernel takes no descriptors as layers (before
+/// Linux 6.13), so that [`stack_by_name`] is to be tried.
+pub fn wants_names(error: Errno) -> bool {
+    matches!(error, Errno::INVAL | Errno::BADF | Errno::NOSYS | Errno::OPNOTSUPP)
+}
+
+/// Stacks the layers by descriptor. The result is a detached mount.
+///
+/// # Errors
+/// As fsconfig(2); see [`wants_names`].
+pub fn stack(layers: &Layers) -> Result<OwnedFd, Errno> {
+    use rustix::mount::{fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string};
+    let overlay = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for lower in &layers.lowers {
+        fsconfig_set_fd(overlay.as_fd(), "lowerdir+", lower.as_fd())?;
+    }
+    fsconfig_set_fd(overlay.as_fd(), "upperdir", layers.upper.as_fd())?;
+    fsconfig_set_fd(overlay.as_fd(), "workdir", layers.work.as_fd())?;
+    for (name, value) in OPTIONS {
+        fsconfig_set_string(overlay.as_fd(), name, value)?;
+    }
+    if layers.is_volatile {
+        fsconfig_set_flag(overlay.as_fd(), "volatile")?;
+    }
+    fsconfig_create(overlay.as_fd())?;
+    rustix::mount::fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+}
+
+/// Leaves the caller's mount namespace, so that what is mounted from here on is nobody else's.
+/// Descriptors that were opened before belong to the old one.
+///
+/// # Errors
+/// As unshare(2) and mount(2).
+pub fn leave_mount_namespace() -> io::Result<()> {
+    crate::sys::clone::unshare(libc::CLONE_NEWNS)?;
+    // Slave and not private: what the host unmounts later goes away here too.
+    let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    Ok(rustix::mount::mount_change(c"/", downstream)?)
+}
+
+/// Stacks the layers with mount(2), whose paths are descriptors: no race, and no comma or colon of
+/// a directory's name can become an option. In a mount namespace of this process's own
+/// ([`leave_mount_namespace`]) the result, first attached at `place`, is made a detached mount.
+///
+/// # Errors
+/// As mount(2); `E2BIG` where the options do not fit into one page, with about 150 layers.
+pub fn stack_by_name(layers: &Layers, place: &Path) -> Result<OwnedFd, Errno> {
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lowers: Vec<String> = layers.lowers.iter().map(name).collect();
+    let (upper, work) = (name(&layers.upper), name(&layers.work));
+    let mut data = format!("lowerdir={},upperdir={upper},workdir={work}", lowers.join(":"));
+    for (option, value) in OPTIONS {
+        data.push_str(&format!(",{option}={value}"));
+    }
+    if layers.is_volatile {
+        data.push_str(",volatile");
+    }
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    if data.as_bytes().len() >= 4096 {
+        return Err(Errno::TOOBIG);
+    }
+    let flags = MountFlags::empty();
+    rustix::mount::mount(c"overlay", place, c"overlay", flags, Some(data.as_c_str()))?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let detached = rustix::mount::open_tree(CWD, place, flags);
+    rustix::mount::unmount(place, UnmountFlags::DETACH)?;
+    detached
+}
