@@ -233,8 +233,14 @@ impl Relay {
 
     fn take(&mut self, frame: Frame) -> Result<Option<Ended>, Failure> {
         match frame {
-            Frame::Stdout(bytes) => write_all(io::stdout().lock(), &bytes),
-            Frame::Stderr(bytes) => write_all(io::stderr().lock(), &bytes),
+            // Whoever read has left (`rrun REF yes | head -1`): this command ends as any other
+            // would, and its monitor stops the container.
+            Frame::Stdout(bytes) => crate::cli::print_bytes(&bytes)?,
+            // Nobody can be told that nobody can be told.
+            Frame::Stderr(bytes) => {
+                let mut err = io::stderr().lock();
+                let _ = err.write_all(&bytes).and_then(|()| err.flush());
+            }
             Frame::Reply(Reply::StdinTaken) => self.window_free = true,
             Frame::Reply(Reply::Notice(text)) => eprintln!("rrun: {text}"),
             Frame::Reply(Reply::Failed(failure)) => return Err(failure.into()),
@@ -296,11 +302,6 @@ impl Relay {
         }
         (out, false)
     }
-}
-
-/// What cannot be written (a closed pipe) is dropped: the process must not notice.
-fn write_all(mut to: impl Write, bytes: &[u8]) {
-    let _ = to.write_all(bytes).and_then(|()| to.flush());
 }
 
 fn lost(error: io::Error) -> Failure {
