@@ -241,7 +241,11 @@ fn sharing(
     match (flag, text) {
         (_, "host") => Ok(Sharing::Host),
         (_, "" | "private") | ("ipc", "shareable") => Ok(Sharing::Private),
-        ("pid" | "ipc", other) if other.starts_with("container:") => {
+        ("ipc", other) if other.starts_with("container:") => Err(Failure::new(format!(
+            "--ipc={other}: sharing /dev/shm with another container is not supported yet"
+        ))
+        .hint("--ipc host, or a volume that both mount")),
+        ("pid", other) if other.starts_with("container:") => {
             let name = &other["container:".len()..];
             Ok(Sharing::Join(containers.namespace_of(name, flag)?))
         }

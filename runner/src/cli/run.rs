@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::Capabilities;
 
 use crate::cli::client::{self, Connection, Ended, relay};
+use crate::cli::containers::status;
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
@@ -14,6 +15,7 @@ use crate::cli::{Globals, Verb, print_line};
 use crate::container::Record;
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
+use crate::launch::state::Status;
 use crate::pull::PullOptions;
 use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
 use crate::timestamp::Timestamp;
@@ -342,7 +344,12 @@ impl Containers for Existing<'_> {
 
     fn namespace_of(&self, name: &str, kind: &str) -> Result<PathBuf, Failure> {
         let id = self.id_of(name)?;
-        let _ = (&self.globals.dirs, kind);
-        Err(Failure::new(format!("container {id:.12} is not running")))
+        match status(self.globals, &id)? {
+            Status::Running(state) | Status::Paused(state) => {
+                Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", state.init.pid)))
+            }
+            _ => Err(Failure::new(format!("container {id:.12} is not running"))
+                .hint(format!("rrun start {id:.12}"))),
+        }
     }
 }

@@ -107,14 +107,17 @@ fn defaults(request: &Request) -> Vec<Mount> {
         sysfs,
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", access]),
     ];
-    if request.ipc == Sharing::Host {
-        for place in ["/dev/mqueue", "/dev/shm"] {
-            mounts.push(mount(place, "bind", place, &["rbind", "rprivate"]));
+    // An mqueue shows the queues of the IPC namespace that mounts it, whosever that is.
+    mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &quiet));
+    match &request.ipc {
+        Sharing::Private | Sharing::Join(_) => {
+            let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
+            mounts.push(mount("/dev/shm", "tmpfs", "shm", &options));
         }
-    } else {
-        mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &quiet));
-        let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
-        mounts.push(mount("/dev/shm", "tmpfs", "shm", &options));
+        // POSIX shared memory is files, and belongs to the same processes.
+        Sharing::Host => {
+            mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]));
+        }
     }
     mounts
 }

@@ -4,7 +4,7 @@ use super::{each, signal, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb};
 use crate::failure::Failure;
-use crate::images::Store;
+use crate::images::{Store, StoreError};
 use crate::launch::state::Status;
 use crate::signal::Signal;
 use crate::volumes;
@@ -28,7 +28,18 @@ pub(super) const VERBS: &[Verb] = &[Verb {
 fn rm(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let store = globals.store()?;
     let force = arguments.has("force");
-    let code = each(&store, &arguments.operands, |container| {
+    let mut names = arguments.operands.clone();
+    if force {
+        // With Docker too it is told, and no failure.
+        names.retain(|name| match store.container(name) {
+            Err(error @ StoreError::NoSuchContainer(_)) => {
+                eprintln!("{}", Failure::from(error));
+                false
+            }
+            _ => true,
+        });
+    }
+    let code = each(&store, &names, |container| {
         remove(globals, &store, &container.id, force, arguments.has("volumes"))
     })?;
     store.empty_trash()?;
@@ -55,7 +66,7 @@ pub(super) fn remove(
     let record = found.and_then(|directory| directory.record().ok());
     match store.remove_container(id) {
         // With --rm the monitor was faster, which is what was wanted.
-        Err(crate::images::StoreError::NoSuchContainer(_)) if force => {}
+        Err(StoreError::NoSuchContainer(_)) if force => {}
         other => other?,
     }
     if let Some(record) = record.filter(|_| with_volumes) {
