@@ -92,11 +92,9 @@ impl Client {
         self.is_gone |= self.ends;
     }
 
-    /// Sends what is queued to a command that still reads, for at most `time`.
-    pub(super) fn flush_within(&mut self, time: std::time::Duration) {
-        if self.stream.set_nonblocking(false).is_ok()
-            && self.stream.set_write_timeout(Some(time)).is_ok()
-        {
+    /// Sends what is queued, for as long as the command is there to read it.
+    pub(super) fn flush_all(&mut self) {
+        if self.has_output() && self.stream.set_nonblocking(false).is_ok() {
             let _ = self.stream.write_all(&self.output);
         }
         self.output.clear();

@@ -70,8 +70,23 @@ impl Monitor {
             // Nobody reads it: discarded, as Docker does.
             streams.stdin = None;
         }
-        self.processes.push(Process::new(pid, pidfd, streams));
-        Ok((pid, self.processes.len() - 1))
+        let process = Process::new(pid, pidfd, streams);
+        // The place of one that has ended, and that nobody asks about any more: a container that
+        // is looked after by exec for years must not gather them.
+        let over = (1..self.processes.len()).find(|&at| {
+            self.processes[at].exit.is_some()
+                && !self.clients.iter().any(|one| one.is_attached_to(at))
+        });
+        match over {
+            Some(at) => {
+                self.processes[at] = process;
+                Ok((pid, at))
+            }
+            None => {
+                self.processes.push(process);
+                Ok((pid, self.processes.len() - 1))
+            }
+        }
     }
 
     /// The container's own policy; none for a privileged process.

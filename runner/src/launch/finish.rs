@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ pub(super) struct Container {
     pub(super) dirs: Dirs,
     pub(super) record: Record,
     pub(super) run: RunDirectory,
+    /// Keeps the root mounted beyond the container's end: unmounting it writes all that the
+    /// container has written to the disk, and nobody need wait for that.
+    pub(super) _root: OwnedFd,
 }
 
 /// `containers/<id>/started.json`: there while it runs, so that a switched-off machine shows.

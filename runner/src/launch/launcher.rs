@@ -174,10 +174,20 @@ impl RunDirectory {
                 .create(true)
                 .truncate(false)
                 .write(true)
-                .open(path.join("monitor.lock"))?;
+                .open(path.join("monitor.lock"));
+            let lock = match lock {
+                // The last monitor has removed the directory just now.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                other => other?,
+            };
             match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 other => other?,
+            }
+            // The lock must be the one that others will find: its last owner may have removed it
+            // between the two steps before.
+            if rustix::fs::fstat(&lock)?.st_nlink == 0 {
+                return Ok(None);
             }
             for leftover in ["ctl.sock", "state.json"] {
                 match fs::remove_file(path.join(leftover)) {
@@ -237,6 +247,7 @@ impl Made<'_> {
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
         let namespaces = Namespaces::of(&self.record, self.dirs)?;
         let root = self.stack()?;
+        let kept = root.try_clone().map_err(failed("cannot copy a descriptor"))?;
         let plan = self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs)?;
         let joined_pid = namespaces.pid.as_ref();
         let forked = within(joined_pid, || {
@@ -257,7 +268,7 @@ impl Made<'_> {
             let command = command.unwrap_or_default();
             return Err(isolate::describe(failure, &self.record, &command, &self.record.user));
         }
-        self.monitor(first, Process::new(pid, pidfd, streams), signals)
+        self.monitor(first, Process::new(pid, pidfd, streams), signals, kept)
     }
 
     fn plan<'b>(
@@ -379,6 +390,7 @@ impl Made<'_> {
         first: &First,
         init: Process,
         signals: SignalFd,
+        root: OwnedFd,
     ) -> Result<Monitor, Failure> {
         let words = |error| ours(format!("cannot note that the container runs: {error}"), None);
         let Some(cgroup) = self.cgroup.take() else {
@@ -399,16 +411,18 @@ impl Made<'_> {
         } else {
             None
         };
-        // Late: in cgroup v2 it waits some milliseconds, which nobody need wait for.
-        let _ = cgroup.join_monitor();
         let run = RunDirectory {
             path: self.run.path.clone(),
             lock: self.run.lock.try_clone().map_err(words)?,
             listener: self.run.listener.try_clone().map_err(words)?,
         };
         let stream = first.stream.try_clone().map_err(words)?;
-        let container =
-            finish::Container { dirs: self.dirs.clone(), record: self.record.clone(), run };
+        let container = finish::Container {
+            dirs: self.dirs.clone(),
+            record: self.record.clone(),
+            run,
+            _root: root,
+        };
         Monitor::new(container, state, cgroup, log, signals, init, stream, first.request.clone())
             .map_err(words)
     }

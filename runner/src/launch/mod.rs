@@ -51,6 +51,7 @@ pub fn start(
     attach: Option<Attach>,
 ) -> io::Result<UnixStream> {
     dirs.make_runroot()?;
+    recover_all(dirs);
     let (ours, theirs) = UnixStream::pair()?;
     let program = seal::own_program(&dirs.runroot.join("mnt"))?;
     Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))

@@ -23,8 +23,9 @@ use crate::signal::Signal;
 /// Between a stop's signal and KILL, unless something else was said. Docker's.
 const STOP_TIMEOUT_SECONDS: i64 = 10;
 
-/// How long a command that does not read is waited for when everything else is done.
-const LAST_WORD: Duration = Duration::from_secs(5);
+/// When the monitor leaves its caller's cgroup. In cgroup v2 the move waits some 10 ms for the
+/// kernel; a container that ends at once is spared it.
+const MOVE_AFTER: Duration = Duration::from_millis(300);
 
 /// Conversations at once; each costs a descriptor.
 const CLIENTS_MAX: usize = 256;
@@ -35,11 +36,12 @@ pub(super) struct Monitor {
     pub(super) cgroup: Cgroup,
     log: Option<Log>,
     signals: SignalFd,
-    clients: Vec<Client>,
+    pub(super) clients: Vec<Client>,
     clients_seen: u64,
     /// The container's first process, then those of exec. An ended one keeps its place.
     pub(super) processes: Vec<Process>,
     kill_at: Option<Instant>,
+    move_at: Option<Instant>,
 }
 
 /// What a descriptor in the poll set belongs to.
@@ -79,6 +81,7 @@ impl Monitor {
             clients_seen: 1,
             processes: vec![init],
             kill_at: None,
+            move_at: Some(Instant::now() + MOVE_AFTER),
         })
     }
 
@@ -91,6 +94,11 @@ impl Monitor {
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
                 self.kill();
+            }
+            if self.move_at.is_some_and(|at| at <= Instant::now()) {
+                self.move_at = None;
+                // Where that cannot be it ends with its caller's cgroup, and the container too.
+                let _ = self.cgroup.join_monitor();
             }
             self.forget_clients();
             if let Some(exit) = self.processes[0].exit.clone() {
@@ -129,7 +137,8 @@ impl Monitor {
                 add(Source::Input(index), stdin.as_fd(), PollFlags::OUT);
             }
         }
-        let timeout = self.kill_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = self.kill_at.into_iter().chain(self.move_at).min();
+        let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -438,7 +447,7 @@ impl Monitor {
         if let Some(log) = &mut self.log {
             log.finish();
         }
-        let Container { dirs, record, run } = &self.container;
+        let Container { dirs, record, run, .. } = &self.container;
         let ended = finish::ended(exit.clone(), self.state.started.clone());
         finish::conclude(dirs, record, &ended);
         let _ = std::fs::remove_dir_all(&run.path);
@@ -448,11 +457,8 @@ impl Monitor {
                 client.end(Reply::Exited(exit.clone()));
             }
         }
-        let deadline = Instant::now() + LAST_WORD;
-        for client in self.clients.iter_mut().filter(|client| client.has_output()) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            client.flush_within(left.max(Duration::from_millis(1)));
-        }
+        // One that reads slowly (a pager) gets everything; nothing else waits for it any more.
+        self.clients.iter_mut().for_each(Client::flush_all);
         self.clients.clear();
         if record.remove_on_exit
             && let Ok(store) = Store::open(&dirs.root)

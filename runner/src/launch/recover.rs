@@ -17,6 +17,9 @@ use crate::images::Store;
 /// The code of a container whose end nobody saw because the machine was switched off. Docker's.
 const HOST_RESTARTED: u8 = 255;
 
+/// From the making of a run directory to its lock; milliseconds, but on a host out of breath.
+const BEGINNING: Duration = Duration::from_secs(10);
+
 /// The code of a container that lost its monitor: 128 + KILL, which is what it gets.
 const MONITOR_LOST: u8 = 137;
 
@@ -27,6 +30,10 @@ const MONITOR_LOST: u8 = 137;
 pub fn settled_status(dirs: &Dirs, id: &str) -> io::Result<Status> {
     let status = state::status(&dirs.root, &dirs.runroot, id)?;
     match status {
+        // A launcher that has made the directory and not locked it yet looks the same.
+        Status::Orphaned(None) if is_fresh(&state::run_directory(&dirs.runroot, id)) => {
+            Ok(Status::Created)
+        }
         Status::Orphaned(last) => {
             recover(dirs, id, last.as_ref())?;
             state::status(&dirs.root, &dirs.runroot, id)
@@ -54,9 +61,18 @@ pub fn recover_all(dirs: &Dirs) {
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
     };
     for id in names(&dirs.runroot.join("c")) {
+        if state::monitor_is_alive(&state::run_directory(&dirs.runroot, &id)).unwrap_or(true) {
+            continue;
+        }
         // One that cannot be put right must not keep others from working.
         let _ = settled_status(dirs, &id);
     }
+}
+
+/// Whether the directory was changed so lately that somebody may be about to use it.
+fn is_fresh(directory: &Path) -> bool {
+    let changed = fs::metadata(directory).and_then(|metadata| metadata.modified());
+    changed.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < BEGINNING))
 }
 
 fn recover(dirs: &Dirs, id: &str, last: Option<&State>) -> io::Result<()> {
