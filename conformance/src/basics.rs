@@ -294,7 +294,11 @@ fn terminal(rrun: &Rrun, reference: &str, checks: &mut Checks) {
         std::thread::sleep(Duration::from_millis(500));
         terminal.send("\x1a")?;
         terminal.expect("Stopped")?;
-        terminal.send("kill %1; exit 9\r")?;
+        terminal.send("fg\r")?;
+        terminal.expect("cat")?;
+        terminal.send("\x03")?;
+        terminal.expect("ready> ")?;
+        terminal.send("exit 9\r")?;
         let (code, screen) = terminal.end()?;
         ensure!(code == 9, "exit status {code}; the screen:\n{screen}");
         Ok(())
@@ -414,7 +418,7 @@ fn streams(rrun: &Rrun, reference: &str, checks: &mut Checks) {
         command.args(["-c", &shell]);
         let outcome = rrun::finish(command, Duration::from_secs(30))?.expect_code(0)?;
         ensure!(outcome.stdout == "y\n", "{:?}", outcome.stdout);
-        Ok(())
+        rrun.expect_nothing_left()
     });
 }
 

@@ -63,7 +63,8 @@ fn errors(world: &World, rrun: &Rrun, reference: &str, checks: &mut Checks) {
                     outcome.stderr
                 );
             }
-            ensure!(outcome.stderr.starts_with("rrun: "), "{}", outcome.stderr);
+            let explained = outcome.stderr.lines().any(|line| line.starts_with("rrun: "));
+            ensure!(explained, "{}", outcome.stderr);
             Ok(())
         });
     }

@@ -233,13 +233,18 @@ impl Relay {
 
     fn take(&mut self, frame: Frame) -> Result<Option<Ended>, Failure> {
         match frame {
-            // Whoever read has left (`rrun REF yes | head -1`): this command ends as any other
-            // would, and its monitor stops the container.
-            Frame::Stdout(bytes) => crate::cli::print_bytes(&bytes)?,
-            // Nobody can be told that nobody can be told.
+            // Whoever read has left (`rrun REF yes | head -1`): the process learns it from its own
+            // pipe, and decides, as it would in a pipeline of this host. Waiting for a signal to
+            // end it would take ten seconds of one that handles none.
+            Frame::Stdout(bytes) => {
+                if !write_all(io::stdout().lock(), &bytes) {
+                    self.send(&Frame::Request(Request::StdoutClosed))?;
+                }
+            }
             Frame::Stderr(bytes) => {
-                let mut err = io::stderr().lock();
-                let _ = err.write_all(&bytes).and_then(|()| err.flush());
+                if !write_all(io::stderr().lock(), &bytes) {
+                    self.send(&Frame::Request(Request::StderrClosed))?;
+                }
             }
             Frame::Reply(Reply::StdinTaken) => self.window_free = true,
             Frame::Reply(Reply::Notice(text)) => eprintln!("rrun: {text}"),
@@ -302,6 +307,11 @@ impl Relay {
         }
         (out, false)
     }
+}
+
+/// Whether the bytes could be written; a closed pipe takes none.
+fn write_all(mut to: impl Write, bytes: &[u8]) -> bool {
+    to.write_all(bytes).and_then(|()| to.flush()).is_ok()
 }
 
 fn lost(error: io::Error) -> Failure {

@@ -28,7 +28,7 @@ use std::ffi::OsString;
 
 use self::flags::{Arguments, Flag, FlagsEnd};
 pub use self::globals::Globals;
-use self::output::{confirm, print_bytes};
+use self::output::confirm;
 pub use self::output::{print, print_line};
 use crate::failure::Failure;
 use crate::{launch, unpack};

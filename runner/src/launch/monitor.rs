@@ -256,6 +256,8 @@ impl Monitor {
                 self.clients[index].attached = None;
                 return;
             }
+            Request::StdoutClosed => return self.close_output(index, Stream::Stdout),
+            Request::StderrClosed => return self.close_output(index, Stream::Stderr),
             Request::Pause => self.freeze(true),
             Request::Unpause => self.freeze(false),
         };
@@ -384,6 +386,21 @@ impl Monitor {
             }
         }
         true
+    }
+
+    /// The process learns that the reader of its output is gone, as in a pipeline of this host
+    /// (`rrun IMAGE yes | head`), if the client is the one for whose sake it runs.
+    fn close_output(&mut self, index: usize, stream: Stream) {
+        let Some((at, attach)) = &mut self.clients[index].attached else { return };
+        let streams = &mut self.processes[*at].streams;
+        let (wanted, slot) = match stream {
+            Stream::Stdout => (&mut attach.stdout, &mut streams.stdout),
+            Stream::Stderr => (&mut attach.stderr, &mut streams.stderr),
+        };
+        *wanted = false;
+        if attach.stop_on_hangup && !streams.is_terminal {
+            *slot = None;
+        }
     }
 
     fn end_process(&mut self, at: usize) {

@@ -99,6 +99,9 @@ pub enum Request {
     Resize(WindowSize),
     /// The client leaves; what it was attached to goes on.
     Detach,
+    /// Nobody reads the client's standard output (or error) any more.
+    StdoutClosed,
+    StderrClosed,
     Pause,
     Unpause,
 }

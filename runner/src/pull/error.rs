@@ -88,7 +88,9 @@ impl PullError {
 
 fn not_found_hints(name: &str, tags: &[String]) -> Vec<String> {
     if tags.is_empty() {
-        return Vec::new();
+        return vec![format!(
+            "that repository is empty, or the name is another: docker push {name}"
+        )];
     }
     let shown = tags.iter().rev().take(5).cloned().collect::<Vec<_>>().join(", ");
     let wanted = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
