@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, OutputModes, Termios};
 
 use crate::failure::Failure;
 use crate::launch::protocol::{Attach, CHUNK, Exit, Frame, Reply, Request, WindowSize};
@@ -81,22 +81,35 @@ pub(super) fn catch_signals() -> Result<SignalFd, Failure> {
     SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(failed)
 }
 
+/// Which way a terminal hands bytes on as they are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Raw {
+    Both,
+    Output,
+}
+
 /// Puts a terminal back as it was.
-struct RawTerminal(Termios);
+struct RawTerminal {
+    terminal: Box<dyn AsFd>,
+    before: Termios,
+}
 
 impl RawTerminal {
-    fn new() -> Option<Self> {
-        let before = rustix::termios::tcgetattr(io::stdin()).ok()?;
+    fn new(terminal: impl AsFd + 'static, way: Raw) -> Option<Self> {
+        let before = rustix::termios::tcgetattr(&terminal).ok()?;
         let mut raw = before.clone();
-        raw.make_raw();
-        rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &raw).ok()?;
-        Some(Self(before))
+        match way {
+            Raw::Both => raw.make_raw(),
+            Raw::Output => raw.output_modes.remove(OutputModes::OPOST),
+        }
+        rustix::termios::tcsetattr(&terminal, OptionalActions::Now, &raw).ok()?;
+        Some(Self { terminal: Box::new(terminal), before })
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        let _ = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
+        let _ = rustix::termios::tcsetattr(&*self.terminal, OptionalActions::Drain, &self.before);
     }
 }
 
@@ -106,9 +119,12 @@ impl Drop for RawTerminal {
 /// Where it could not be started (with the exit code that Docker has for that), or its monitor
 /// went away.
 pub(super) fn relay(connection: Connection, signals: &SignalFd) -> Result<Ended, Failure> {
-    let raw = (connection.terminal && connection.stdin && io::stdin().is_terminal())
-        .then(RawTerminal::new)
-        .flatten();
+    let raw = match (connection.terminal, connection.stdin) {
+        (true, true) if io::stdin().is_terminal() => RawTerminal::new(io::stdin(), Raw::Both),
+        // The container's terminal has put the line ends right already.
+        (true, false) if io::stdout().is_terminal() => RawTerminal::new(io::stdout(), Raw::Output),
+        _ => None,
+    };
     let mut relay = Relay {
         reads_stdin: connection.stdin,
         connection,

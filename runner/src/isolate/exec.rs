@@ -55,7 +55,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<Never> {
         | libc::CLONE_NEWCGROUP;
     at(Step::JoinNamespace, 0, sys::clone::join(plan.init.as_fd(), all))?;
     let root = at(Step::JoinNamespace, 1, terminal::own_root())?;
-    let standard = terminal::open(&plan.stdio, &root, &plan.status)?;
+    let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Keep)?;
     let user = user::look_up(&root, plan.user, plan.groups_added)?;
     let outcome = command::Outcome {
         process: plan.process,

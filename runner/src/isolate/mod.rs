@@ -144,7 +144,7 @@ fn init(plan: &mut Plan<'_>) -> Done<Never> {
     // full instance is visible), and everything below is attached by descriptor.
     let proc = mounts::attach_all(plan, &root)?;
     devices::make_all(plan, &root)?;
-    let standard = terminal::open(&plan.stdio, &root, &plan.status)?;
+    let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Show)?;
     mounts::attach_etc(plan, &root)?;
     rootfs::write_sysctls(plan, &proc)?;
     rootfs::set_names(record)?;

@@ -21,7 +21,20 @@ pub(super) struct Standard {
     pub(super) is_terminal: bool,
 }
 
-pub(super) fn open(stdio: &Stdio, root: &OwnedFd, status: &OwnedFd) -> Done<Standard> {
+/// Whether a terminal becomes the container's `/dev/console`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Console {
+    Show,
+    /// A process that comes later leaves the first one's alone.
+    Keep,
+}
+
+pub(super) fn open(
+    stdio: &Stdio,
+    root: &OwnedFd,
+    status: &OwnedFd,
+    console: Console,
+) -> Done<Standard> {
     match stdio {
         Stdio::Pipes { stdin, stdout, stderr } => {
             let copy = |fd: &OwnedFd| at(Step::StandardStreams, 0, fd.try_clone());
@@ -36,16 +49,20 @@ pub(super) fn open(stdio: &Stdio, root: &OwnedFd, status: &OwnedFd) -> Done<Stan
             Ok(Standard { streams, is_terminal: false })
         }
         Stdio::Terminal(window) => {
-            let peer = at(Step::Terminal, 0, make(root, *window, status))?;
+            let peer = at(Step::Terminal, 0, make(root, *window, status, console))?;
             let copy = || at(Step::Terminal, 0, peer.try_clone());
             Ok(Standard { streams: [copy()?, copy()?, copy()?], is_terminal: true })
         }
     }
 }
 
-/// A new pair in the container's devpts. The launcher gets one end; the other is returned and
-/// shown as `/dev/console`.
-fn make(root: &OwnedFd, window: Option<WindowSize>, status: &OwnedFd) -> Result<OwnedFd, Errno> {
+/// A new pair in the container's devpts. The launcher gets one end; the other is returned.
+fn make(
+    root: &OwnedFd,
+    window: Option<WindowSize>,
+    status: &OwnedFd,
+    console: Console,
+) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     let ours = files::open(root, Path::new("/dev/pts/ptmx"), flags)?;
     // It must be a devpts's own multiplexer: another file's "other end" could be anything
@@ -64,17 +81,15 @@ fn make(root: &OwnedFd, window: Option<WindowSize>, status: &OwnedFd) -> Result<
         let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&ours, size)?;
     }
-    show_as_console(root, &theirs)?;
+    if console == Console::Show {
+        show_as_console(root, &theirs)?;
+    }
     send(status, &ours)?;
     Ok(theirs)
 }
 
 fn show_as_console(root: &OwnedFd, terminal: &OwnedFd) -> Result<(), Errno> {
-    let place = match files::locate_or_make(root, Path::new("/dev/console"), Kind::File) {
-        // A process in a running container: its console is the first one's.
-        Err(Errno::ROFS) => return Ok(()),
-        other => other?,
-    };
+    let place = files::locate_or_make(root, Path::new("/dev/console"), Kind::File)?;
     let tree = paths::clone_tree(terminal)?;
     rootfs::attach(&tree, &place)
 }
