@@ -242,6 +242,9 @@ fn hint(failure: InitFailure) -> Option<String> {
         (Step::MountTarget, libc::ELOOP | libc::ENOTDIR) => {
             "something on the way is a symbolic link or no directory in the image"
         }
+        (Step::MountTarget, libc::EPERM) => {
+            "nothing can be mounted in place of /proc or inside it: programs trust what is there"
+        }
         (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
         (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",
         _ => return None,

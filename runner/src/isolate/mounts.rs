@@ -106,6 +106,7 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
         } else {
             let made = at(Step::Mount, item, make(mount, &options))?;
             let place = target(root, mount, Kind::Directory, item)?;
+            leave_proc_alone(&made, &place, mount.destination(), item)?;
             at(Step::Mount, item, rootfs::attach(&made, &place))?;
             propagate(&made, &options, item)?;
         }
@@ -138,6 +139,38 @@ fn target(root: &OwnedFd, mount: &Mount, kind: Kind, item: usize) -> Done<OwnedF
         let errno = if is_directory { libc::EISDIR } else { libc::ENOTDIR };
         Err(super::failure::failed(Step::MountTarget, item, errno))
     }
+}
+
+/// Files of procfs over which a mount is allowed: what lxcfs shows in their place, and CRIU's.
+/// Source: runc, `checkProcMount`.
+const OVER_PROC: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/net/dev",
+    "/proc/slabinfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Nothing else may pose as procfs, or lie over a part of it (CVE-2019-16884): later steps, and
+/// every security module, trust what they read and write there.
+fn leave_proc_alone(tree: &OwnedFd, place: &OwnedFd, path: &Path, item: usize) -> Done {
+    let is_procfs = |fd: &OwnedFd| {
+        rustix::fs::fstatfs(fd).is_ok_and(|found| found.f_type == rustix::fs::PROC_SUPER_MAGIC)
+    };
+    let poses = files::same(path, "/proc") && !is_procfs(tree);
+    let covers = is_procfs(place)
+        && !files::same(path, "/proc")
+        && !OVER_PROC.iter().any(|allowed| files::same(path, allowed));
+    if poses || covers {
+        return Err(super::failure::failed(Step::MountTarget, item, libc::EPERM));
+    }
+    Ok(())
 }
 
 /// A file system of its own, detached.
@@ -175,6 +208,7 @@ fn bind(
     let is_directory = at(Step::MountSource, item, files::is_directory(&tree))?;
     let kind = if is_directory { Kind::Directory } else { Kind::File };
     let place = target(root, mount, kind, item)?;
+    leave_proc_alone(&tree, &place, mount.destination(), item)?;
     if fill_from_image && is_directory {
         at(Step::Populate, item, populate::fill_if_empty(&place, &tree))?;
     }

@@ -1,0 +1,172 @@
+//! What a container sees, and what it may use.
+
+use serde_json::json;
+
+use crate::support::{Entry, Host};
+
+#[test]
+fn its_own_of_everything() {
+    let host = Host::new();
+    let script = "echo $$; hostname; cat /etc/hostname; ls /proc | grep -c '^[0-9]'; \
+                  ls /sys/class/net; cat /sys/class/net/lo/flags; \
+                  for n in pid net mnt uts ipc cgroup; do readlink /proc/self/ns/$n; done";
+    let run = host.shell(&["-h", "box"], script);
+    let lines: Vec<&str> = run.out.lines().collect();
+    assert_eq!(lines[..3], ["1", "box", "box"], "{run:?}");
+    assert!(lines[3].parse::<u32>().unwrap() < 6, "{run:?}");
+    assert_eq!(lines[4..6], ["lo", "0x9"], "{run:?}");
+    for line in &lines[6..] {
+        let kind = line.split(':').next().unwrap();
+        let ours = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert_ne!(*line, ours.to_str().unwrap());
+    }
+    assert_eq!(lines.len(), 12);
+}
+
+#[test]
+fn shares_what_it_was_told_to_share() {
+    let host = Host::new();
+    let script = "for n in pid net uts ipc cgroup; do readlink /proc/self/ns/$n; done";
+    let flags = ["--pid=host", "--network=host", "--uts=host", "--ipc=host", "--cgroupns=host"];
+    let run = host.shell(&flags, script);
+    let ours: Vec<String> = ["pid", "net", "uts", "ipc", "cgroup"]
+        .iter()
+        .map(|kind| std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap())
+        .map(|link| link.to_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(run.out.lines().collect::<Vec<_>>(), ours, "{run:?}");
+}
+
+#[test]
+fn joins_the_network_and_the_processes_of_another() {
+    let host = Host::new();
+    host.detached("one", &[], "sleep 60");
+    let pid = host.pid("init");
+    let link = |kind: &str| {
+        let link = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).unwrap();
+        link.to_str().unwrap().to_owned()
+    };
+    let run = host.run(&["--network", "container:one"], &["readlink", "/proc/self/ns/net"]);
+    assert_eq!(run.out.trim(), link("net"), "{run:?}");
+    let run = host.run(&["--pid", "container:one"], &["readlink", "/proc/self/ns/pid"]);
+    assert_eq!(run.out.trim(), link("pid"), "{run:?}");
+    host.ok(&["rm", "-f", "one"]);
+}
+
+#[test]
+fn environment_directory_and_user() {
+    let config = json!({
+        "Env": ["PATH=/bin", "A=1", "B=2"], "WorkingDir": "/made/here", "User": "web",
+    });
+    let host = Host::with(&[], &config);
+    let run = host.shell(&["-e", "B=3"], "echo $A $B $HOME $HOSTNAME; pwd; id -u; stat -c %u .");
+    let lines: Vec<&str> = run.out.lines().collect();
+    let words: Vec<&str> = lines[0].split(' ').collect();
+    assert_eq!(words[..3], ["1", "3", "/home/web"], "{run:?}");
+    assert_eq!(words[3].len(), 12);
+    assert_eq!(lines[1..], ["/made/here", "1000", "1000"], "{run:?}");
+    let run = host.shell(&["-u", "0", "-w", "/tmp"], "echo $HOME; pwd");
+    assert_eq!(run.out, "/root\n/tmp\n", "{run:?}");
+}
+
+#[test]
+fn a_server_that_is_not_root_opens_its_streams_anew() {
+    let host = Host::new();
+    let run = host.shell(&["-u", "web"], "echo out > /dev/stdout; echo err > /dev/stderr");
+    assert_eq!((run.out.as_str(), run.err.as_str()), ("out\n", "err\n"), "{run:?}");
+}
+
+#[test]
+fn hosts_and_resolver() {
+    let host = Host::new();
+    let flags = ["--add-host", "db:10.1.2.3", "--dns", "9.9.9.9", "--dns-search", "x.test"];
+    let run = host
+        .shell(&flags, "grep -w db /etc/hosts; grep -c localhost /etc/hosts; cat /etc/resolv.conf");
+    assert!(run.out.starts_with("10.1.2.3\tdb\n2\n"), "{run:?}");
+    assert!(run.out.contains("nameserver 9.9.9.9\n") && run.out.contains("search x.test\n"));
+    let run = host.shell(&[], "grep 127.0.0 /etc/resolv.conf");
+    assert_eq!(run.out, "", "{run:?}");
+    let run = host.run(&[], &["cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start"]);
+    assert_eq!(run.out.trim(), "0", "{run:?}");
+}
+
+#[test]
+fn a_root_and_binds_that_cannot_be_written() {
+    let host = Host::new();
+    let source = host.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("f"), "1").unwrap();
+    let (source, target) = (source.display(), "/data");
+    let write = |volume: &str, flags: &[&str]| {
+        let flags = [&["-v", volume], flags].concat();
+        host.shell(
+            &flags,
+            "echo 2 > /data/f; mount -o remount,rw /data; echo 3 > /data/f; cat /data/f",
+        )
+    };
+    let run = write(&format!("{source}:{target}:ro"), &[]);
+    assert_eq!(run.out, "1", "{run:?}");
+    let run = write(&format!("{source}:{target}"), &["--read-only"]);
+    assert_eq!(run.out, "3\n", "{run:?}");
+    let run = host
+        .shell(&["--read-only", "--tmpfs", "/run"], "echo 1 > /run/x && cat /run/x; echo 1 > /x");
+    assert_eq!((run.code, run.out.as_str()), (1, "1\n"), "{run:?}");
+    assert!(run.err.contains("Read-only file system"), "{run:?}");
+}
+
+#[test]
+fn a_volume_is_filled_from_the_image_once() {
+    let entries = [
+        Entry::Directory("data", 0o751),
+        Entry::File("data/seed", b"from the image"),
+        Entry::Link("data/link", "seed"),
+    ];
+    let host = Host::with(&entries, &json!({ "Env": ["PATH=/bin"] }));
+    let run = host
+        .shell(&["-v", "vol:/data"], "cat /data/link; stat -c %a /data; echo mine > /data/seed");
+    assert_eq!(run.out, "from the image751\n", "{run:?}");
+    let run = host.shell(&["-v", "vol:/data"], "cat /data/seed");
+    assert_eq!(run.out, "mine\n", "{run:?}");
+    let run = host.shell(&["-v", "/data"], "cat /data/seed");
+    assert_eq!(run.out, "from the image", "{run:?}");
+    // The anonymous one went with its container.
+    assert_eq!(host.ok(&["volume", "ls", "-q"]), "vol\n");
+}
+
+#[test]
+fn limits_are_there_before_the_first_instruction() {
+    let host = Host::new();
+    let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; \
+                  cat /sys/fs/cgroup/pids/pids.max /sys/fs/cgroup/pids.max; ulimit -n";
+    let flags = ["-m", "64m", "--pids-limit", "7", "--ulimit", "nofile=123:456"];
+    let run = host.shell(&flags, script);
+    assert_eq!(run.out, "67108864\n7\n123\n", "{run:?}");
+    let run = host.shell(&["--pids-limit", "7"], "for i in 1 2 3 4 5 6 7 8 9; do sleep 1 & done");
+    assert!(run.err.contains("can't fork"), "{run:?}");
+}
+
+#[test]
+fn memory_that_runs_out_is_told() {
+    let host = Host::new();
+    let script = "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo survived";
+    let run =
+        host.shell(&["-m", "16m", "--memory-swap", "16m"], &format!("exec sh -c \"{script}\""));
+    assert_eq!((run.code, run.out.as_str()), (137, ""), "{run:?}");
+    assert!(run.err.contains("out of memory (limit 16 MiB, peak "), "{run:?}");
+}
+
+#[test]
+fn privileged_and_capabilities() {
+    let host = Host::new();
+    let script = "grep CapEff /proc/self/status; test -e /dev/kmsg && echo kmsg; head -c 1 /proc/kcore | wc -c";
+    let run = host.shell(&["--cap-drop", "ALL", "--cap-add", "CHOWN"], script);
+    assert_eq!(run.out, "CapEff:\t0000000000000001\n0\n", "{run:?}");
+    let run = host.shell(
+        &["--privileged"],
+        "grep Seccomp: /proc/self/status; mount -t tmpfs x /tmp && echo mounted",
+    );
+    assert_eq!(run.out, "Seccomp:\t0\nmounted\n", "{run:?}");
+    let run =
+        host.shell(&["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status");
+    assert_eq!(run.out, "NoNewPrivs:\t1\n", "{run:?}");
+}
