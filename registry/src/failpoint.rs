@@ -3,7 +3,8 @@
 //!
 //! `REGISTRY_FAILPOINTS="NAME=ACTION;NAME=ACTION@N"`, read once, at the first point that is
 //! reached. With `@N` the action happens at the N-th arrival only (counted from 1), without it at
-//! every one.
+//! every one. With `REGISTRY_FAILPOINTS_ARMED=FILE` nothing happens, and nothing is counted, while
+//! that file does not exist: a test prepares, then arms.
 //! - `abort`: the process dies at once, as by `kill -9`.
 //! - `off`: the step that the point guards is left out. For variants that are known to be bad and
 //!   must turn a test red.
@@ -20,7 +21,7 @@ macro_rules! fail_point {
         let _ = $crate::failpoint::arrive($name);
     };
     ($name:literal, off) => {
-        matches!($crate::failpoint::arrive($name), Some($crate::failpoint::Action::Off))
+        $crate::failpoint::arrive($name) == Some($crate::failpoint::Action::Off)
     };
     ($name:literal, io) => {
         match $crate::failpoint::arrive($name) {
@@ -77,6 +78,11 @@ mod enabled {
         let points =
             POINTS.get_or_init(|| parse(&std::env::var("REGISTRY_FAILPOINTS").unwrap_or_default()));
         let point = points.get(name)?;
+        static ARMED: OnceLock<Option<std::ffi::OsString>> = OnceLock::new();
+        let armed = ARMED.get_or_init(|| std::env::var_os("REGISTRY_FAILPOINTS_ARMED"));
+        if armed.as_ref().is_some_and(|file| !std::path::Path::new(file).exists()) {
+            return None;
+        }
         let arrival = point.arrivals.fetch_add(1, Ordering::Relaxed) + 1;
         if point.at.is_some_and(|at| at != arrival) {
             return None;

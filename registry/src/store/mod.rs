@@ -20,6 +20,8 @@ use std::sync::OnceLock;
 
 use shared::{Algorithm, Digest, Hasher};
 
+use crate::failpoint::fail_point;
+
 pub use directory::{OpenError, Options};
 pub use inventory::{Found, Rotten, SHARDS};
 pub use session::{Checkpoint, Session, SessionId};
@@ -119,7 +121,9 @@ impl Disk {
         let target = self.blob_path(digest);
         std::fs::rename(self.session_dir(session).join("data"), &target)
             .map_err(|source| self.failed("publish the blob", source))?;
+        fail_point!("publish-renamed");
         self.sync_shard(digest)?;
+        fail_point!("publish-synced");
         Ok(())
     }
 
@@ -137,7 +141,11 @@ impl Disk {
     }
 
     fn sync_shard(&self, digest: &Digest) -> Result<(), StoreError> {
-        File::open(self.shard_path(digest))
+        if fail_point!("shard-sync", off) {
+            return Ok(());
+        }
+        fail_point!("shard-sync-fails", io)
+            .and_then(|()| File::open(self.shard_path(digest)))
             .and_then(|dir| dir.sync_all())
             .map_err(|source| self.failed("sync the blob's directory", source))
     }

@@ -19,6 +19,7 @@ use shared::{Algorithm, Digest, Hasher, RepoName};
 use uuid::Uuid;
 
 use super::{Disk, StoreError, hash_range};
+use crate::failpoint::fail_point;
 use crate::sys;
 
 /// The name of an upload: unguessable, because whoever knows it may write to it.
@@ -352,7 +353,11 @@ impl Session {
                 .map_err(|source| disk.failed("read the upload", source))?;
             hasher.finish()
         };
-        data.sync_data().map_err(|source| disk.failed("sync the upload", source))?;
+        let sync = || if fail_point!("upload-sync", off) { Ok(()) } else { data.sync_data() };
+        fail_point!("upload-sync-fails", io)
+            .and_then(|()| sync())
+            .map_err(|source| disk.failed("sync the upload", source))?;
+        fail_point!("upload-synced");
         Ok(digest)
     }
 }

@@ -305,6 +305,9 @@ impl Thread {
             schema::set_meta(&self.connection, "gc_clock", to_sql(now))?;
         }
         fail_point!("records-before-commit");
+        if fail_point!("commit", off) {
+            return self.connection.execute_batch("ROLLBACK");
+        }
         self.connection.execute_batch("COMMIT")?;
         fail_point!("records-after-commit");
         if save_clock {
