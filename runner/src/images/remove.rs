@@ -214,9 +214,25 @@ impl Store {
         reachable.blobs.extend(layers.into_iter().flatten().map(|layer| layer.digest));
     }
 
-    /// A lease whose lock can be taken is dead.
     fn reach_leases(&self, reachable: &mut Reachable) -> Result<(), StoreError> {
+        for text in self.living_leases()? {
+            for line in text.lines() {
+                match line.split_once(' ') {
+                    Some(("blob", digest)) => reachable.blobs.extend(digest.parse::<Digest>()),
+                    Some(("layer", layer)) => reachable.layers.extend(layer.parse::<DiffId>()),
+                    Some(("fixups", chain)) => drop(reachable.fixups.insert(chain.to_owned())),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What living leases name. One whose lock can be taken is dead, and is taken away: `lock` is
+    /// held exclusively, so none is just being made.
+    pub(super) fn living_leases(&self) -> Result<Vec<String>, StoreError> {
         let what = || StoreError::io("read a lease");
+        let mut living = Vec::new();
         for name in files::names(self.dir(), "leases").map_err(what())? {
             let path = format!("leases/{name}");
             let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
@@ -231,16 +247,9 @@ impl Store {
                 continue;
             }
             let text = files::read(self.dir(), &path).map_err(what())?.unwrap_or_default();
-            for line in String::from_utf8_lossy(&text).lines() {
-                match line.split_once(' ') {
-                    Some(("blob", digest)) => reachable.blobs.extend(digest.parse::<Digest>()),
-                    Some(("layer", layer)) => reachable.layers.extend(layer.parse::<DiffId>()),
-                    Some(("fixups", chain)) => drop(reachable.fixups.insert(chain.to_owned())),
-                    _ => {}
-                }
-            }
+            living.push(String::from_utf8_lossy(&text).into_owned());
         }
-        Ok(())
+        Ok(living)
     }
 
     /// Locks that nobody holds. Whoever opens one now finds, once it is locked, that the path

@@ -22,9 +22,13 @@ impl Store {
     /// Takes away the working directories of processes that died, and empties the trash.
     pub fn tidy(&self) -> Result<(), StoreError> {
         let what = || StoreError::io("tidy the store");
-        if !files::names(self.dir(), "work").map_err(what())?.is_empty() {
-            let _hold = self.hold_exclusive()?;
-            self.abandon_work()?;
+        for folder in ["work", "leases"] {
+            if !files::names(self.dir(), folder).map_err(what())?.is_empty() {
+                let _hold = self.hold_exclusive()?;
+                self.abandon_work()?;
+                self.living_leases()?;
+                break;
+            }
         }
         self.empty_trash()
     }

@@ -306,7 +306,12 @@ impl Fetcher<'_> {
                 let resumed = part.length > 0;
                 arrived.change(|state| state.length = part.length);
                 self.hash_start(layer, &part.file, part.length, &mut hasher).await?;
-                self.download(layer, part, &mut hasher, arrived).await?;
+                if let Err(stop) = self.download(layer, part, &mut hasher, arrived).await {
+                    if part.length == 0 {
+                        self.store.discard_part(&layer.blob);
+                    }
+                    return Err(stop);
+                }
                 self.progress.state(&layer.blob, LayerState::Verifying);
                 let got = hasher.finish();
                 if got == layer.blob {

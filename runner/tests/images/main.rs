@@ -3,6 +3,7 @@
 #[path = "../corpus/mod.rs"]
 mod corpus;
 mod host;
+mod pulling;
 mod registry;
 mod tree;
 mod unpacking;

@@ -80,6 +80,18 @@ impl Registry {
         digest
     }
 
+    pub(crate) fn blob_bytes(&self, digest: &str) -> Vec<u8> {
+        self.state().blobs[digest].clone()
+    }
+
+    pub(crate) fn blob_digests(&self) -> Vec<String> {
+        self.state().blobs.keys().cloned().collect()
+    }
+
+    pub(crate) fn forget_blob(&self, digest: &str) {
+        self.state().blobs.remove(digest);
+    }
+
     /// Serves other bytes under the digest.
     pub(crate) fn replace_blob(&self, digest: &str, bytes: Vec<u8>) {
         self.state().blobs.insert(digest.to_owned(), bytes);
