@@ -15,5 +15,6 @@ pub mod signal;
 pub mod spec;
 pub mod sys;
 pub mod timestamp;
+pub mod timings;
 pub mod unpack;
 pub mod volumes;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    runner::timings::mark("command begins");
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     match runner::cli::main(&words) {
         Ok(code) => ExitCode::from(code),

@@ -141,7 +141,11 @@ pub(super) fn relay(connection: Connection, signals: &SignalFd) -> Result<Ended,
 pub(super) fn wait_for_start(stream: &UnixStream) -> Result<(), Failure> {
     loop {
         match Frame::read(stream).map_err(lost)? {
-            Some(Frame::Reply(Reply::Started { .. } | Reply::Exited(_))) => return Ok(()),
+            Some(Frame::Reply(Reply::Started { marks, .. })) => {
+                crate::timings::adopt(marks);
+                return Ok(());
+            }
+            Some(Frame::Reply(Reply::Exited(_))) => return Ok(()),
             Some(Frame::Reply(Reply::Notice(text))) => eprintln!("rrun: {text}"),
             Some(Frame::Reply(Reply::Failed(failure))) => return Err(failure.into()),
             Some(Frame::Reply(Reply::Refused(why))) => return Err(Failure::new(why)),
@@ -267,7 +271,8 @@ impl Relay {
             Frame::Reply(Reply::Failed(failure)) => return Err(failure.into()),
             Frame::Reply(Reply::Refused(why)) => return Err(Failure::new(why)),
             Frame::Reply(Reply::Exited(exit)) => return Ok(Some(Ended::Exited(exit))),
-            Frame::Reply(Reply::Done | Reply::Started { .. } | Reply::State(_)) => {}
+            Frame::Reply(Reply::Started { marks, .. }) => crate::timings::adopt(marks),
+            Frame::Reply(Reply::Done | Reply::State(_)) => {}
             Frame::Request(_) | Frame::Stdin(_) => {
                 return Err(Failure::new("the monitor sent what only a command sends"));
             }

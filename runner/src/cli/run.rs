@@ -19,6 +19,7 @@ use crate::launch::state::Status;
 use crate::pull::PullOptions;
 use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
 use crate::timestamp::Timestamp;
+use crate::timings;
 use crate::volumes::{self, Volume};
 
 pub(super) const VERBS: &[Verb] = &[
@@ -93,10 +94,15 @@ fn run(globals: &Globals, arguments: Arguments) -> Result<u8, Failure> {
         detach_keys: client::detach_keys(arguments.value("detach-keys"))?,
     };
     let made = make(globals, &arguments)?;
+    timings::mark("record written");
     let foreground = if detached { None } else { Some(foreground) };
     let ended = start_directory(globals, &made.directory, &made.record, foreground);
     if ended.is_ok() && detached {
         print_line(&made.record.id)?;
+    }
+    if arguments.has("timings") {
+        timings::mark("ended");
+        eprint!("{}", timings::table(timings::take()));
     }
     ended
 }
@@ -144,6 +150,7 @@ fn start_directory(
             return Err(Failure::new("cannot start the container").because(&error));
         }
     };
+    timings::mark("launcher started");
     let Some(foreground) = foreground else { return client::wait_for_start(&stream).map(|()| 0) };
     let connection = Connection {
         stream,
@@ -243,6 +250,7 @@ fn settle(
 ) -> Result<(Record, Lease), Failure> {
     let (image, lease) = crate::pull::ensure(store, reference, options)?;
     let bytes = store.blob(&image.config)?;
+    timings::mark("image found");
     let config = ImageConfig::parse(&bytes).map_err(|error| {
         Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
     })?;

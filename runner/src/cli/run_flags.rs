@@ -16,6 +16,7 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::switch("dry-run", "print the OCI configuration and make nothing"),
     Flag::switch("sig-proxy", "hand signals on to the container (true)"),
     Flag::one("detach-keys", "KEYS", "leave the terminal with these (ctrl-p,ctrl-q)"),
+    Flag::switch("timings", "show where the time went"),
     Flag::switch("plain-http", "the registry speaks HTTP"),
     Flag::switch("tls-verify", "check the registry's certificate (true)"),
     // What runs.

@@ -136,6 +136,7 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
 }
 
 fn launch(dirs: &Dirs, id: &str, first: &mut First, signals: SignalFd) -> Result<Monitor, Failure> {
+    crate::timings::mark("launcher runs");
     let attach = first.hear()?;
     let store = Store::open(&dirs.root).map_err(|error| ours(error.to_string(), None))?;
     let container = store
@@ -144,6 +145,7 @@ fn launch(dirs: &Dirs, id: &str, first: &mut First, signals: SignalFd) -> Result
         .ok_or_else(|| ours(format!("no such container: {id:.12}"), None))?;
     let record = container.record().map_err(|error| ours(error.to_string(), None))?;
     let run = RunDirectory::take(dirs, id)?;
+    crate::timings::mark("record read, container locked");
     let mut made = Made { dirs, store, container, record, run, cgroup: None };
     match made.bring_up(first, attach, signals) {
         Ok(monitor) => Ok(monitor),
@@ -236,6 +238,7 @@ impl Made<'_> {
         )
         .map_err(|error| words(error.into()))?;
         let cgroup = self.cgroup.insert(cgroup);
+        crate::timings::mark("cgroup made, limits set");
         for notice in notices {
             first.say(&Reply::Notice(notice));
         }
@@ -247,6 +250,7 @@ impl Made<'_> {
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
         let namespaces = Namespaces::of(&self.record, self.dirs)?;
         let root = self.stack()?;
+        crate::timings::mark("layers stacked");
         let kept = root.try_clone().map_err(failed("cannot copy a descriptor"))?;
         let plan = self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs)?;
         let joined_pid = namespaces.pid.as_ref();
@@ -261,6 +265,7 @@ impl Made<'_> {
             }
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
+        crate::timings::mark("policy compiled, namespaces made");
         drop(plan);
         if let Err(failure) = listen(&status, &mut streams) {
             let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
@@ -405,7 +410,8 @@ impl Made<'_> {
             cgroups: cgroup.paths(),
         };
         state::write_json(&self.run.path.join("state.json"), &state).map_err(words)?;
-        first.say(&Reply::Started { pid: init.pid });
+        crate::timings::mark("program runs");
+        first.say(&Reply::Started { pid: init.pid, marks: crate::timings::take() });
         let log = if self.record.stdio.logged {
             Log::open(&log_path(self.container.path())).ok()
         } else {

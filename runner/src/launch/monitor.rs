@@ -242,7 +242,7 @@ impl Monitor {
                 Ok((pid, process)) => {
                     self.clients[index].attached =
                         Some((process, attach)).filter(|_| !request.detached);
-                    Reply::Started { pid }
+                    Reply::Started { pid, marks: Vec::new() }
                 }
                 Err(failure) => Reply::Failed(failure),
             },

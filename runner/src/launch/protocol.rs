@@ -114,6 +114,9 @@ pub enum Reply {
     /// The process has been executed; `pid` is the host's number of it.
     Started {
         pid: i32,
+        /// What the launcher did until then.
+        #[serde(default)]
+        marks: Vec<crate::timings::Mark>,
     },
     /// It could not be started.
     Failed(Failure),
