@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{PosixRlimitType, Process};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
 
 use super::failure::{at, failed};
@@ -78,21 +78,14 @@ pub(super) enum Missing {
 pub(super) fn enter_directory(
     root: &OwnedFd,
     process: &Process,
-    user: &User,
     missing: Missing,
 ) -> Done<Entered> {
     let step = Step::WorkingDirectory;
     let path = process.cwd();
     let place = match files::locate(root, path) {
         Err(Errno::NOENT) if missing == Missing::Make => {
-            let made = at(step, 0, files::locate_or_make(root, path, Kind::Directory))?;
-            let own = |fd: &OwnedFd| {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let fd = rustix::fs::openat(fd, ".", flags, Mode::empty())?;
-                rustix::fs::fchown(fd, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))
-            };
-            at(step, 0, own(&made))?;
-            made
+            // Root's, whoever the user is: so does Docker.
+            at(step, 0, files::locate_or_make(root, path, Kind::Directory))?
         }
         other => at(step, 0, other)?,
     };

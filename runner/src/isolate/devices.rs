@@ -29,8 +29,11 @@ const LINKS: [(&str, &str); 6] = [
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
     ("ptmx", "pts/ptmx"),
-    ("core", "/proc/kcore"),
+    ("core", KERNEL_MEMORY),
 ];
+
+/// Not every kernel has it.
+const KERNEL_MEMORY: &str = "/proc/kcore";
 
 /// Fills `/dev`, unless somebody has mounted a `/dev` of theirs.
 pub(super) fn make_all(plan: &Plan<'_>, root: &OwnedFd) -> Done {
@@ -53,6 +56,9 @@ pub(super) fn make_all(plan: &Plan<'_>, root: &OwnedFd) -> Done {
             at(Step::Device, usize::from(u16::MAX), made)?;
         }
         for (item, (name, target)) in LINKS.into_iter().enumerate() {
+            if target == KERNEL_MEMORY && !Path::new(target).exists() {
+                continue;
+            }
             match rustix::fs::symlinkat(target, &dev, name) {
                 Err(Errno::EXIST) => {}
                 other => at(Step::DeviceLink, item, other)?,

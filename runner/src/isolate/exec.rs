@@ -61,7 +61,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<Never> {
         process: plan.process,
         user: &user,
         seccomp: plan.seccomp.as_ref(),
-        entered: command::enter_directory(&root, plan.process, &user, command::Missing::Refuse)?,
+        entered: command::enter_directory(&root, plan.process, command::Missing::Refuse)?,
         is_init: false,
     };
     drop(root);

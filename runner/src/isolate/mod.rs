@@ -157,7 +157,7 @@ fn init(plan: &mut Plan<'_>) -> Done<Never> {
         process: &process,
         user: &user,
         seccomp: plan.seccomp.as_ref(),
-        entered: command::enter_directory(&root, &process, &user, command::Missing::Make)?,
+        entered: command::enter_directory(&root, &process, command::Missing::Make)?,
         is_init: record.init,
     };
     drop((root, proc));

@@ -254,7 +254,18 @@ pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
         let place = at(Step::EtcFile, item, place)?;
         at(Step::EtcFile, item, rootfs::attach(tree, &place))?;
     }
+    if !mounts.iter().any(|mount| files::same(mount.destination(), "/etc")) {
+        link_mount_table(root);
+    }
     Ok(())
+}
+
+/// Where old programs read what is mounted; Docker makes it as well. An image that has one, or
+/// whose `/etc` is no directory, keeps what it has.
+fn link_mount_table(root: &OwnedFd) {
+    if let Ok(etc) = files::locate(root, Path::new("/etc")) {
+        let _ = rustix::fs::symlinkat("/proc/mounts", &etc, "mtab");
+    }
 }
 
 fn replace_link(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {

@@ -79,14 +79,14 @@ fn resolver(hosts: &Hosts, shares_network: bool, of_host: &str) -> String {
             text.push('\n');
         }
     }
-    for server in &hosts.dns {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
     // `--dns-search .` is Docker's word for none.
     let search: Vec<&str> =
         hosts.dns_search.iter().map(String::as_str).filter(|name| *name != ".").collect();
     if !search.is_empty() {
         text.push_str(&format!("search {}\n", search.join(" ")));
+    }
+    for server in &hosts.dns {
+        text.push_str(&format!("nameserver {server}\n"));
     }
     if !hosts.dns_options.is_empty() {
         text.push_str(&format!("options {}\n", hosts.dns_options.join(" ")));
