@@ -9,7 +9,7 @@ CONFORMANCE = $(CARGO) run --locked --release --quiet -p conformance --bin confo
 # The black-box tests and benchmarks run these binaries.
 export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/release
 
-.PHONY: help build demo check test install bench fuzz torture
+.PHONY: help build demo check test install bench fuzz
 
 help:                ## List these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -38,3 +38,9 @@ install:             ## Debian packages and Go programs that the tests and bench
 bench: install build ## Figures beside the peers, in one interleaved run (root)
 	$(CONFORMANCE) bench registry
 	$(CONFORMANCE) bench runner
+
+FUZZ_SECONDS ?= 600
+fuzz:                ## Each parser of the registry's edge for FUZZ_SECONDS (nightly Rust, cargo-fuzz)
+	for target in $$(cd registry && $(CARGO) +nightly fuzz list); do \
+	  (cd registry && $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS)) || exit 1; \
+	done
