@@ -190,6 +190,7 @@ impl AdminCommand {
 
 /// Runs a command to its end; prints what it says.
 pub fn execute(command: AdminCommand, config: &Config) -> ExitCode {
+    let checking = matches!(command, AdminCommand::Fsck { .. });
     let done = actix_rt::System::new().block_on(async {
         match command.command()? {
             Ok(command) => anywhere(&command, config).await,
@@ -203,6 +204,9 @@ pub fn execute(command: AdminCommand, config: &Config) -> ExitCode {
         Err(error) => {
             eprintln!("registry: {}", chain(&error));
             match error {
+                Failure::Records(error) if checking && error.is_damage() => {
+                    ExitCode::from(EXIT_DAMAGE)
+                }
                 Failure::Store(_) | Failure::Records(_) | Failure::NoStore(_) => {
                     ExitCode::from(EXIT_CONFIG)
                 }

@@ -19,7 +19,7 @@ use shared::Digest;
 
 use super::collect::Collector;
 use super::{Content, ContentError, blocking};
-use crate::records::{BlobRecord, BlobState, CheckCursor, Fault};
+use crate::records::{BlobRecord, BlobState, CheckCursor, Fault, RecordsError};
 use crate::store::{Found, Rotten, SHARDS, StoreError};
 
 /// Records per step: short enough that a live server's writer is not kept waiting.
@@ -97,9 +97,12 @@ pub async fn run(
     listener: &mut dyn Listener,
 ) -> Result<Summary, CheckError> {
     let mut check = Check { content, collector, options, listener, summary: Summary::default() };
-    check.records().await?;
-    check.blobs().await?;
-    check.files().await?;
+    let records = check.records().await;
+    check.survive(records).await?;
+    let blobs = check.blobs().await;
+    check.survive(blobs).await?;
+    let files = check.files().await;
+    check.survive(files).await?;
     Ok(check.summary)
 }
 
@@ -112,6 +115,17 @@ struct Check<'c> {
 }
 
 impl Check<'_> {
+    /// A database that cannot be read is a finding, and no reason to look no further.
+    async fn survive(&mut self, phase: Result<(), CheckError>) -> Result<(), CheckError> {
+        match phase {
+            Err(CheckError::Content(ContentError::Records(RecordsError::Failed(why)))) => {
+                let (severity, text) = (Severity::Damage, format!("the database: {why}"));
+                self.report(Finding { severity, kind: "database", text, repaired: false }).await
+            }
+            other => other,
+        }
+    }
+
     async fn records(&mut self) -> Result<(), CheckError> {
         let mut cursor = Some(CheckCursor::default());
         while let Some(at) = cursor {

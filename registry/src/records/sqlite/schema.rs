@@ -89,12 +89,23 @@ pub enum OpenError {
     NewerFormat { found: i32 },
     #[error("the file is a SQLite database of another program (application id {found:#x})")]
     Foreign { found: i32 },
-    #[error("the records are kept by another process")]
-    Busy,
     #[error("the records cannot be opened")]
     Sqlite(#[from] rusqlite::Error),
     #[error("the records' directory cannot be used")]
     Io(#[from] std::io::Error),
+}
+
+impl OpenError {
+    /// Whether the file is there and cannot be understood.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            Self::Sqlite(error) => {
+                matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+            }
+            Self::Foreign { .. } | Self::NewerFormat { .. } | Self::Io(_) => false,
+        }
+    }
 }
 
 /// Opens the database for writing, creates or migrates it, and makes its directory entry durable.
