@@ -10,7 +10,7 @@ struct Rrun {
 
 impl Rrun {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().expect("a temporary directory") }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -18,7 +18,7 @@ impl Rrun {
         command
             .args(arguments)
             .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("PATH", std::env::var_os("PATH").expect("PATH"))
             .env("RRUN_ROOT", self.dir.path().join("root"))
             .env("RRUN_RUNROOT", self.dir.path().join("run"))
             .current_dir(self.dir.path())
@@ -27,7 +27,7 @@ impl Rrun {
     }
 
     fn output(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().unwrap()
+        self.command(arguments).output().expect("rrun runs")
     }
 
     /// Runs a line and compares the exit code and both streams, whole.
@@ -51,7 +51,7 @@ impl Rrun {
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 #[test]
