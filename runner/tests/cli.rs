@@ -223,7 +223,8 @@ fn containers_that_are_not_there() {
         rrun.check(&format!("{verb} none"), 1, "", stderr);
     }
     for line in ["wait none", "logs none", "attach none", "exec none true"] {
-        rrun.fails(line, "rrun: no such container: none");
+        let stderr = "rrun: no such container: none\nhint: rrun ps -a lists them\n";
+        rrun.check(line, 1, "", stderr);
     }
     rrun.check(
         "inspect none",

@@ -48,13 +48,14 @@ fn exec(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
             .hint("leave -t away: input comes from a pipe or file"));
     }
     let store = globals.store()?;
-    let container = store.container(&arguments.operands[0])?;
+    let container = super::find(&store, &arguments.operands[0])?;
     let record = container.record()?;
     let detach_keys = client::detach_keys(arguments.value("detach-keys"))?;
     let request = request(&record, arguments)?;
     if matches!(super::status(globals, &container.id)?, Status::Paused(_)) {
         return Err(Failure::new(format!("container {:.12} is paused", container.id))
-            .hint(format!("rrun unpause {:.12}", container.id)));
+            .hint(format!("rrun unpause {:.12}", container.id))
+            .exits(1));
     }
     let stream = connect_running(globals, &container.id)?;
     let signals = client::catch_signals()?;

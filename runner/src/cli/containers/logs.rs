@@ -70,7 +70,7 @@ fn logs(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         Some(text) => Some(values::number("tail", text, 0, i64::from(i32::MAX))? as usize),
     };
     let store = globals.store()?;
-    let container = store.container(&arguments.operands[0])?;
+    let container = super::find(&store, &arguments.operands[0])?;
     if !container.record()?.stdio.logged {
         return Err(Failure::new(format!("container {:.12} keeps no log", container.id))
             .hint("it was started with --rm in the foreground"));

@@ -30,6 +30,12 @@ pub(super) const VERBS: &[&[Verb]] = &[
     prune::VERBS,
 ];
 
+/// The container of this name or id. Where there is none the exit code is 1, as Docker's is for
+/// what its engine refuses.
+pub(super) fn find(store: &Store, name: &str) -> Result<ContainerDir, Failure> {
+    store.container(name).map_err(|error| Failure::from(error).exits(1))
+}
+
 /// What is known of the container's life now. One that lost its monitor is put right first.
 pub(super) fn status(globals: &Globals, id: &str) -> Result<Status, Failure> {
     crate::launch::settled_status(&globals.dirs, id)
@@ -49,7 +55,8 @@ pub(super) fn connect_running(globals: &Globals, id: &str) -> Result<UnixStream,
     match connect(globals, id)? {
         Some(stream) if running => Ok(stream),
         _ => Err(Failure::new(format!("container {id} is not running"))
-            .hint(format!("rrun start {id:.12}"))),
+            .hint(format!("rrun start {id:.12}"))
+            .exits(1)),
     }
 }
 

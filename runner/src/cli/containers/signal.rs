@@ -113,7 +113,7 @@ fn kill(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
 fn wait(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let store = globals.store()?;
     for name in &arguments.operands {
-        let id = store.container(name)?.id;
+        let id = super::find(&store, name)?.id;
         print_line(&wait_for_end(globals, &id)?.to_string())?;
     }
     Ok(0)

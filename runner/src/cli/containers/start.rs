@@ -72,7 +72,7 @@ fn start(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let [name] = &arguments.operands[..] else {
         return Err(Failure::new("start: only one container can be attached to"));
     };
-    let id = store.container(name)?.id;
+    let id = super::find(&store, name)?.id;
     if is_running(globals, &id)? {
         return attach_to(globals, &store, name, arguments.has("interactive"), arguments);
     }
@@ -122,7 +122,7 @@ fn attach_to(
     stdin: bool,
     arguments: &Arguments,
 ) -> Result<u8, Failure> {
-    let container = store.container(name)?;
+    let container = super::find(store, name)?;
     let record = container.record()?;
     let detach_keys = client::detach_keys(arguments.value("detach-keys"))?;
     let stream = connect_running(globals, &container.id)?;
