@@ -9,7 +9,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -66,8 +66,8 @@ pub struct Metrics {
     requests: Family<Request, Counter>,
     durations: Family<Endpoint, Histogram, fn() -> Histogram>,
     in_flight: Family<Handler, Gauge>,
-    request_bytes: Family<Endpoint, Counter>,
-    response_bytes: Family<Endpoint, Counter>,
+    request_bytes: Family<Endpoint, Histogram, fn() -> Histogram>,
+    response_bytes: Family<Endpoint, Histogram, fn() -> Histogram>,
     errors: Family<Code, Counter>,
     blob_bytes: Family<Direction, Counter>,
     pulls: Counter,
@@ -93,6 +93,11 @@ fn duration_histogram() -> Histogram {
     Histogram::new([0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0])
 }
 
+fn size_histogram() -> Histogram {
+    // Distribution's: powers of two from 1 KiB, here by fours, to 4 GiB.
+    Histogram::new(exponential_buckets(1024.0, 4.0, 12))
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
@@ -100,8 +105,8 @@ impl Default for Metrics {
             requests: Family::default(),
             durations: Family::new_with_constructor(duration_histogram as fn() -> Histogram),
             in_flight: Family::default(),
-            request_bytes: Family::default(),
-            response_bytes: Family::default(),
+            request_bytes: Family::new_with_constructor(size_histogram as fn() -> Histogram),
+            response_bytes: Family::new_with_constructor(size_histogram as fn() -> Histogram),
             errors: Family::default(),
             blob_bytes: Family::default(),
             pulls: Counter::default(),
@@ -174,12 +179,8 @@ impl Metrics {
         self.in_flight.get_or_create(&Handler { handler }).dec();
         self.requests.get_or_create(&Request { handler, method, code: exchange.status }).inc();
         self.durations.get_or_create(&endpoint).observe(duration.as_secs_f64());
-        if exchange.received > 0 {
-            self.request_bytes.get_or_create(&endpoint).inc_by(exchange.received);
-        }
-        if exchange.sent > 0 {
-            self.response_bytes.get_or_create(&endpoint).inc_by(exchange.sent);
-        }
+        self.request_bytes.get_or_create(&endpoint).observe(exchange.received as f64);
+        self.response_bytes.get_or_create(&endpoint).observe(exchange.sent as f64);
         if let Some(code) = exchange.error_code {
             self.errors.get_or_create(&Code { code }).inc();
         }

@@ -89,6 +89,7 @@ fn probes_and_metrics() {
         "registry_pushes_total{kind=\"blob\"} 1",
         "registry_storage_writable 1",
         "registry_http_request_duration_seconds_count",
+        "registry_http_response_size_bytes_sum{handler=\"manifest\",method=\"get\"}",
         "registry_http_in_flight_requests{handler=\"manifest\"} 0",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
