@@ -91,8 +91,10 @@ fn propagation(option: &str) -> Option<(u64, bool)> {
     Some((kind, recursive))
 }
 
-/// Attaches all mounts. Gives an instance of procfs of our own, for sysctls.
+/// Attaches all mounts. Gives the root of the container's procfs, by the descriptor that made it:
+/// what a path leads to could be something else by now (CVE-2025-52881).
 pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
+    let mut procfs = None;
     let spec = &plan.record.spec;
     for (item, mount) in spec.mounts().as_deref().unwrap_or_default().iter().enumerate() {
         let options = parse(mount);
@@ -109,7 +111,13 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
             leave_proc_alone(&made, &place, mount.destination(), item)?;
             at(Step::Mount, item, rootfs::attach(&made, &place))?;
             propagate(&made, &options, item)?;
+            if mount.typ().as_deref() == Some("proc") {
+                procfs = Some(made);
+            }
         }
+    }
+    if let Some(procfs) = procfs {
+        return Ok(procfs);
     }
     let plain = Options::default();
     let mut proc = Mount::default();

@@ -55,15 +55,20 @@ pub(super) fn mask(root: &OwnedFd, paths: &[String]) -> Done {
         let Some(place) = place(root, path, step, item)? else { continue };
         let cover =
             if at(step, item, files::is_directory(&place))? { &mut empty } else { &mut null };
-        if cover.is_none() {
-            let is_directory = at(step, item, files::is_directory(&place))?;
-            let made = if is_directory { empty_directory() } else { null_device(root) };
-            *cover = Some(at(step, item, made)?);
-        }
-        let Some(cover) = cover else { continue };
         // One instance serves all paths: only the copies of its mount are many.
-        let copy = at(step, item, clone_tree(cover))?;
-        at(step, item, rootfs::attach(&copy, &place))?;
+        if let Some(cover) = cover {
+            let copy = at(step, item, clone_tree(cover))?;
+            at(step, item, rootfs::attach(&copy, &place))?;
+            continue;
+        }
+        let is_directory = at(step, item, files::is_directory(&place))?;
+        let made =
+            at(step, item, if is_directory { empty_directory() } else { null_device(root) })?;
+        // The first directory gets the instance itself: a mount that is attached nowhere is
+        // dissolved when its descriptor is closed, and that waits for the kernel.
+        let copy = if is_directory { None } else { Some(at(step, item, clone_tree(&made))?) };
+        at(step, item, rootfs::attach(copy.as_ref().unwrap_or(&made), &place))?;
+        *cover = Some(made);
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+use oci_spec::runtime::{Capabilities, Capability, LinuxNamespace, LinuxNamespaceType};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
@@ -242,6 +242,16 @@ impl Made<'_> {
         for notice in notices {
             first.say(&Reply::Notice(notice));
         }
+        let confines_devices = cgroup.confines_devices();
+        if !confines_devices {
+            first.say(&Reply::Notice(
+                "no cgroup confines its access to devices: it runs without MKNOD, and its root \
+                 without devices"
+                    .to_owned(),
+            ));
+            forbid_devices(&mut self.record);
+        }
+        let cgroup = self.cgroup.get_or_insert_default();
         let entry = cgroup.entry().map_err(failed("cannot open the container's cgroup"))?;
         let window = attach.and_then(|attach| attach.window);
         let (stdio, mut streams) =
@@ -250,6 +260,12 @@ impl Made<'_> {
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
         let namespaces = Namespaces::of(&self.record, self.dirs)?;
         let root = self.stack()?;
+        if !confines_devices {
+            let attributes =
+                sys::mount::Attributes { set: sys::mount::NODEV, ..Default::default() };
+            sys::mount::set_attributes(root.as_fd(), attributes, false)
+                .map_err(failed("cannot forbid devices in the container's root"))?;
+        }
         crate::timings::mark("layers stacked");
         let kept = root.try_clone().map_err(failed("cannot copy a descriptor"))?;
         let plan = self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs)?;
@@ -448,6 +464,28 @@ impl Made<'_> {
         finish::conclude(self.dirs, &self.record, &ended);
         let _ = fs::remove_dir_all(&self.run.path);
     }
+}
+
+/// Takes MKNOD out of every set: without device rules a node that a container makes would be as
+/// good as the host's.
+fn forbid_devices(record: &mut Record) {
+    let Some(process) = record.spec.process_mut() else { return };
+    let Some(mut sets) = process.capabilities().clone() else { return };
+    let without = |set: &Option<Capabilities>| {
+        set.clone().map(|mut set| {
+            set.remove(&Capability::Mknod);
+            set
+        })
+    };
+    let (bounding, effective) = (without(sets.bounding()), without(sets.effective()));
+    let (permitted, inheritable) = (without(sets.permitted()), without(sets.inheritable()));
+    let ambient = without(sets.ambient());
+    sets.set_bounding(bounding)
+        .set_effective(effective)
+        .set_permitted(permitted)
+        .set_inheritable(inheritable)
+        .set_ambient(ambient);
+    process.set_capabilities(Some(sets));
 }
 
 /// Pipes for a process, or nothing yet where it makes its own terminal: their ends, and ours.

@@ -53,8 +53,8 @@ pub fn start(
     dirs.make_runroot()?;
     recover_all(dirs);
     let (ours, theirs) = UnixStream::pair()?;
-    let program = seal::own_program(&dirs.runroot.join("mnt"))?;
-    Command::new(format!("/proc/self/fd/{}", program.as_raw_fd()))
+    let sealed = seal::own_program(&dirs.runroot.join("mnt"))?;
+    Command::new(format!("/proc/self/fd/{}", sealed.program.as_raw_fd()))
         .arg0("rrun")
         .arg(VERB)
         .args([dirs.root.as_os_str(), dirs.runroot.as_os_str()])
@@ -63,7 +63,8 @@ pub fn start(
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
+        // Nothing is ever written there.
+        .stdout(sealed.view.map_or_else(Stdio::null, Stdio::from))
         .stderr(Stdio::null())
         .spawn()?;
     Frame::Request(attach.map_or(Request::State, Request::Attach)).write(&ours)?;

@@ -17,13 +17,21 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 ///
 /// # Errors
 /// When neither form can be made.
-pub(super) fn own_program(empty: &Path) -> io::Result<OwnedFd> {
+pub(super) fn own_program(empty: &Path) -> io::Result<Sealed> {
     let path = std::fs::read_link("/proc/self/exe")?;
     // The copy costs some ten milliseconds; the overlay a fraction of one.
-    read_only_view(&path, empty).or_else(|_| sealed_copy())
+    read_only_view(&path, empty).or_else(|_| Ok(Sealed { program: sealed_copy()?, view: None }))
 }
 
-fn read_only_view(path: &Path, empty: &Path) -> io::Result<OwnedFd> {
+/// The program, and the detached mount that it lies on. The mount is dissolved with its last
+/// descriptor, and that waits for the kernel: the launcher keeps it, nobody waits for its end.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    pub(super) program: OwnedFd,
+    pub(super) view: Option<OwnedFd>,
+}
+
+fn read_only_view(path: &Path, empty: &Path) -> io::Result<Sealed> {
     let no_path = || io::Error::from(io::ErrorKind::NotFound);
     let directory = path.parent().ok_or_else(no_path)?;
     let name = path.file_name().ok_or_else(no_path)?;
@@ -45,7 +53,7 @@ fn read_only_view(path: &Path, empty: &Path) -> io::Result<OwnedFd> {
     let program =
         rustix::fs::openat(&view, name.as_c_str(), flags | OFlags::NOFOLLOW, Mode::empty())?;
     same_content(&program)?;
-    Ok(program)
+    Ok(Sealed { program, view: Some(view) })
 }
 
 /// The file under our name may be another one by now: an upgrade while this command runs.

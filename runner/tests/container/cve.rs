@@ -255,6 +255,22 @@ fn devices_that_were_not_given_cannot_be_used() {
 }
 
 #[test]
+fn devices_are_forbidden_where_no_cgroup_confines_them() {
+    let host = Host::new();
+    let script = "umount -R /sys/fs/cgroup && exec \"$0\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_rrun")]);
+    let inside = "mknod /tmp/mem c 1 1; grep CapBnd /proc/self/status; \
+                  mount | grep '^[^ ]* on / ' | grep -c nodev; echo ok > /dev/null";
+    command.args(host.words(&["--rm"], &[], &["sh", "-c", inside]));
+    host.environment(&mut command);
+    let run = said(command.output().unwrap());
+    assert_eq!((run.code, run.out.as_str()), (0, "CapBnd:\t00000000a00425fb\n1\n"), "{run:?}");
+    assert!(run.err.contains("mknod: /tmp/mem: Operation not permitted"), "{run:?}");
+    assert!(run.err.contains("no cgroup confines its access to devices"), "{run:?}");
+}
+
+#[test]
 fn signals_are_as_a_program_expects_them() {
     let host = Host::new();
     let status = host.run(&[], &["cat", "/proc/self/status"]).out;
