@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{PosixRlimitType, Process};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{Mode, Uid};
 use rustix::io::Errno;
 
 use super::failure::{at, failed};
