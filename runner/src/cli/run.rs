@@ -3,10 +3,11 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use nix::sys::signalfd::SignalFd;
 use oci_spec::runtime::Capabilities;
 
 use crate::cli::client::{self, Connection, Ended, relay};
-use crate::cli::containers::status;
+use crate::cli::containers::{remove, status};
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
@@ -96,7 +97,7 @@ fn run(globals: &Globals, arguments: Arguments) -> Result<u8, Failure> {
     let made = make(globals, &arguments)?;
     timings::mark("record written");
     let foreground = if detached { None } else { Some(foreground) };
-    let ended = start_directory(globals, &made.directory, &made.record, foreground);
+    let ended = start_directory(globals, &made.directory, &made.record, &made.signals, foreground);
     if ended.is_ok() && detached {
         print_line(&made.record.id)?;
     }
@@ -125,17 +126,16 @@ pub(super) fn start_container(
 ) -> Result<u8, Failure> {
     let directory = store.container(id)?;
     let record = directory.record()?;
-    start_directory(globals, &directory, &record, foreground)
+    start_directory(globals, &directory, &record, &client::catch_signals()?, foreground)
 }
 
 fn start_directory(
     globals: &Globals,
     directory: &ContainerDir,
     record: &Record,
+    signals: &SignalFd,
     foreground: Option<Foreground>,
 ) -> Result<u8, Failure> {
-    // From here on a signal is the container's; before, it ended this command.
-    let signals = client::catch_signals()?;
     let terminal = record.stdio.terminal;
     let attach = foreground
         .as_ref()
@@ -145,7 +145,7 @@ fn start_directory(
         Err(error) => {
             // No monitor came to be that would do it.
             if record.remove_on_exit {
-                globals.store()?.remove_container(&record.id)?;
+                remove(globals, &globals.store()?, &record.id, true, true)?;
             }
             return Err(Failure::new("cannot start the container").because(&error));
         }
@@ -160,7 +160,7 @@ fn start_directory(
         is_exec: false,
         detach_keys: foreground.detach_keys,
     };
-    match relay(connection, &signals)? {
+    match relay(connection, signals)? {
         Ended::Exited(exit) => Ok(client::conclude(&exit)),
         Ended::Detached => Ok(0),
     }
@@ -170,6 +170,7 @@ fn start_directory(
 pub(super) struct Made {
     pub(super) directory: ContainerDir,
     pub(super) record: Record,
+    signals: SignalFd,
 }
 
 /// A command line that has been read.
@@ -224,6 +225,9 @@ fn record_and_create(
     // A layer can be removed between reading the image and writing the record: once more then.
     for last in [false, true] {
         let (record, _lease) = settle(store, reference, options, request)?;
+        // From here on a signal is the container's; before, it ended this command. Between the two
+        // a container would be left that nobody starts and nobody removes.
+        let signals = client::catch_signals()?;
         match store.create_container(&record) {
             Ok(directory) => {
                 // Only now: from here on the record says that the volumes are in use.
@@ -231,7 +235,7 @@ fn record_and_create(
                     store.remove_container(&record.id)?;
                     return Err(failure);
                 }
-                return Ok(Made { directory, record });
+                return Ok(Made { directory, record, signals });
             }
             Err(StoreError::NoSuchLayer(_)) if !last => {}
             Err(error) => return Err(error.into()),

@@ -12,6 +12,7 @@ mod view;
 
 use std::os::unix::net::UnixStream;
 
+pub(in crate::cli) use self::remove::remove;
 use super::{Globals, Verb, print_line};
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Store};

@@ -47,7 +47,7 @@ fn rm(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 /// Takes a container away; a running one only with `force`.
-pub(super) fn remove(
+pub(in crate::cli) fn remove(
     globals: &Globals,
     store: &Store,
     id: &str,
