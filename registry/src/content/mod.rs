@@ -17,10 +17,10 @@ mod uploads;
 
 use std::sync::Arc;
 
-use shared::Digest;
+use shared::{Digest, RepoName};
 
 use crate::records::{Missing, Records, RecordsError};
-use crate::store::{Disk, StoreError};
+use crate::store::{Disk, SessionId, StoreError};
 
 pub use blobs::OpenBlob;
 pub use check::{InvalidManifest, MANIFEST_BYTES_MAX};
@@ -120,30 +120,45 @@ impl Content {
         }
     }
 
-    /// Publishes the synced bytes of an upload and links them to its repository, durably.
+    /// Publishes the synced bytes of an upload, links them to its repository, durably, and ends the
+    /// upload. Gives the blob's size.
     ///
     /// Runs to its end even when the caller goes away: a rename without its record is a file that
     /// nothing would ever look for.
-    async fn publish(
+    async fn publish(&self, writer: Writer, digest: Digest) -> Result<u64, FinishError> {
+        let this = self.clone();
+        run_to_end(async move {
+            let (id, size) = (writer.id(), writer.offset());
+            let published = this.publish_bytes(id, writer.repo(), &digest, size).await;
+            let cancelled = writer.cancelled();
+            blocking(move || writer.finish()).await?;
+            match published {
+                Ok(()) => Ok(size),
+                // Its files went away under us.
+                Err(ContentError::Store(StoreError::Io { .. })) if cancelled => {
+                    Err(FinishError::Cancelled)
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await
+    }
+
+    async fn publish_bytes(
         &self,
-        session: crate::store::SessionId,
-        repo: &shared::RepoName,
+        id: SessionId,
+        repo: &RepoName,
         digest: &Digest,
         size: u64,
     ) -> Result<(), ContentError> {
-        let (this, repo, digest) = (self.clone(), repo.clone(), digest.clone());
-        run_to_end(async move {
-            let _guard = this.locks.lock(&digest).await;
-            let disk = Arc::clone(&this.disk);
-            let name = digest.clone();
-            blocking(move || disk.publish(&session, &name)).await??;
-            let linked = this.records.link_published(&repo, &digest, size).await;
-            if let Err(RecordsError::Full) = linked {
-                this.remove_if_unrecorded(&digest).await;
-            }
-            Ok(linked?)
-        })
-        .await
+        let _guard = self.locks.lock(digest).await;
+        let (disk, name) = (Arc::clone(&self.disk), digest.clone());
+        blocking(move || disk.publish(&id, &name)).await??;
+        let linked = self.records.link_published(repo, digest, size).await;
+        if let Err(RecordsError::Full) = linked {
+            self.remove_if_unrecorded(digest).await;
+        }
+        Ok(linked?)
     }
 
     /// Gives back the space of bytes that were published and then not recorded, because the disk
@@ -168,8 +183,8 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Runs `work` as a task of its own, so that a client that hangs up cannot stop it half way.
-async fn run_to_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, ContentError>> + Send + 'static,
-) -> Result<T, ContentError> {
+async fn run_to_end<T: Send + 'static, E: From<ContentError> + Send + 'static>(
+    work: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E> {
     tokio::spawn(work).await.map_err(|_| ContentError::Task)?
 }

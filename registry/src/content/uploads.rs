@@ -124,23 +124,7 @@ impl Content {
             drop_upload(writer).await?;
             return Err(FinishError::Mismatch { actual });
         }
-        let size = writer.offset();
-        let published = self.publish(writer.id(), writer.repo(), digest, size).await;
-        match published {
-            Ok(()) => {
-                drop_upload(writer).await?;
-                Ok(size)
-            }
-            Err(ContentError::Store(StoreError::Io { source, .. }))
-                if source.kind() == std::io::ErrorKind::NotFound && writer.cancelled() =>
-            {
-                Err(FinishError::Cancelled)
-            }
-            Err(error) => {
-                drop_upload(writer).await?;
-                Err(error.into())
-            }
-        }
+        self.publish(writer, digest.clone()).await
     }
 }
 
