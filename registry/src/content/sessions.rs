@@ -80,11 +80,16 @@ impl Sessions {
         Arc::clone(self.map().entry(open.id).or_insert(open))
     }
 
+    /// Ends a session. Files before memory: whoever loads it meanwhile looks for its files once it
+    /// is in memory (see [`Self::find`]), so no order of the two leaves it there for ever.
     fn forget(&self, id: &SessionId) {
-        if let Some(open) = self.map().remove(id) {
+        if let Some(open) = self.map().get(id) {
             open.cancelled.store(true, Ordering::Release);
         }
         self.disk.remove_session(id);
+        if let Some(open) = self.map().remove(id) {
+            open.cancelled.store(true, Ordering::Release);
+        }
     }
 
     async fn find(&self, repo: &RepoName, id: SessionId) -> Result<Arc<Open>, SessionError> {
@@ -95,7 +100,12 @@ impl Sessions {
                 let disk = Arc::clone(&self.disk);
                 let loaded = blocking(move || disk.load_session(id)).await?;
                 let session = loaded.map_err(ContentError::from)?.ok_or(SessionError::Unknown)?;
-                self.remember(session)
+                let open = self.remember(session);
+                if !self.disk.has_session(&id) {
+                    self.map().remove(&id);
+                    return Err(SessionError::Unknown);
+                }
+                open
             }
         };
         if open.repo == *repo { Ok(open) } else { Err(SessionError::Unknown) }

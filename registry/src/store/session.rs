@@ -178,6 +178,11 @@ impl Disk {
         }))
     }
 
+    /// Whether a session's files are there.
+    pub fn has_session(&self, id: &SessionId) -> bool {
+        self.session_dir(id).join("state").exists()
+    }
+
     /// Removes a session and its bytes. One that is not there is no error.
     pub fn remove_session(&self, id: &SessionId) {
         let dir = self.session_dir(id);

@@ -285,3 +285,24 @@ fn pushes_are_refused_in_maintenance_and_pulls_go_on() {
     registry.delete("/v2/a/manifests/t").expect_error(503, "DENIED");
     registry.get("/v2/a/manifests/t").expect(200);
 }
+
+#[test]
+fn a_status_that_races_the_end_of_an_upload_does_not_revive_it() {
+    let registry = Registry::start();
+    for _ in 0..10 {
+        let location = registry.start_upload("a");
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                        registry.get(&location);
+                    }
+                });
+            }
+            registry.delete(&location).expect(204);
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        registry.get(&location).expect_error(404, "BLOB_UPLOAD_UNKNOWN");
+    }
+}
