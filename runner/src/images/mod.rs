@@ -173,7 +173,7 @@ impl Store {
         let unfit = |why: String| StoreError::Unfit { root: self.root.clone(), why };
         let statfs = rustix::fs::fstatfs(&self.dir)
             .map_err(StoreError::io(format!("examine {}", self.root.display())))?;
-        if i64::from(statfs.f_type) == OVERLAYFS_SUPER_MAGIC {
+        if statfs.f_type == OVERLAYFS_SUPER_MAGIC {
             return Err(unfit(
                 "it lies on overlayfs, on which no further overlay can be writable".into(),
             ));

@@ -131,7 +131,7 @@ impl Store {
         let mut removed = Removed::default();
         let mut gone = HashSet::new();
         for image in &images {
-            let spare = used.contains(&image.config) || !(all || !tagged.contains(&image.config));
+            let spare = used.contains(&image.config) || !all && tagged.contains(&image.config);
             if !spare && wanted(image) {
                 self.untag(image, &mut removed)?;
                 gone.insert(image.config.clone());

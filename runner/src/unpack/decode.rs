@@ -18,7 +18,7 @@ type Input<R> = BufReader<Counted<Chain<Cursor<Vec<u8>>, R>>>;
 
 enum Content<R: Read> {
     Plain(Input<R>),
-    Gzip(flate2::bufread::MultiGzDecoder<Input<R>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Input<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, Input<R>>),
 }
 
@@ -43,7 +43,9 @@ impl<R: Read> Decoder<R> {
         let counted = Counted { inner: Cursor::new(start.clone()).chain(inner), bytes: 0 };
         let input = BufReader::with_capacity(INPUT_BUFFER_BYTES, counted);
         let content = match start[..] {
-            [0x1f, 0x8b, ..] => Content::Gzip(flate2::bufread::MultiGzDecoder::new(input)),
+            [0x1f, 0x8b, ..] => {
+                Content::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(input)))
+            }
             // A zstd frame, or a skippable one in front of it.
             [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
                 let mut decoder =

@@ -354,7 +354,7 @@ fn sparse_record(word: &[u8], value: &[u8], sparse: &mut SparseWords) -> Option<
         b"size" | b"realsize" => sparse.size = Some(decimal(value)?),
         b"offset" | b"numbytes" => {
             // Format 0.0 repeats the two in turn.
-            if (sparse.map.len() % 2 == 0) != (word == b"offset") {
+            if sparse.map.len().is_multiple_of(2) != (word == b"offset") {
                 return None;
             }
             sparse.map.push(decimal(value)?);
@@ -403,7 +403,7 @@ fn read_sparse<R: Read>(
 /// Fragments in ascending order, within the file, that take exactly the stored bytes.
 fn checked_map(numbers: &[u64], entry: &Entry) -> Result<Vec<(u64, u64)>, Refusal> {
     let malformed = || bad("sparse map");
-    if numbers.len() % 2 != 0 {
+    if !numbers.len().is_multiple_of(2) {
         return Err(malformed());
     }
     let mut map = Vec::with_capacity(numbers.len() / 2);
