@@ -23,6 +23,7 @@ pub mod registry;
 pub mod rootfs;
 pub mod rrun;
 pub mod terminal;
+pub mod trace;
 pub mod tree;
 pub mod wait;
 pub mod world;

@@ -1,0 +1,280 @@
+//! Memory, time to start, and cost per request of a registry that holds and does much.
+//!
+//! Sizes are those that a test run can afford; `ROADSTEAD_FULL=1` takes the promised ones.
+
+use std::io::{self, Read, Write as _};
+use std::net::TcpStream;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use conformance::http::{Body, Connection, Request};
+use conformance::image::{OCI_EMPTY, OCI_INDEX, hex, noise, open_upload, push_blob, with_query};
+use conformance::registry::{Options, Registry};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+const MIB: u64 = 1 << 20;
+
+fn full() -> bool {
+    std::env::var_os("ROADSTEAD_FULL").is_some()
+}
+
+#[test]
+fn idle_it_is_small() -> Result<()> {
+    let mut registry = Registry::start(Options::default())?;
+    push_blob(&registry, "a", &noise(1, 1 << 20))?;
+    let resident = registry.server().memory()?.resident_bytes / MIB;
+    ensure!(resident < 20, "{resident} MiB resident");
+    Ok(())
+}
+
+#[test]
+fn many_pushes_at_once_take_little_memory() -> Result<()> {
+    let mut registry = Registry::start(Options::default())?;
+    let size = if full() { 256 * MIB } else { 12 * MIB };
+    registry.server().reset_peak()?;
+    thread::scope(|scope| {
+        let pushes: Vec<_> =
+            (0..64).map(|n| scope.spawn(|| stream_blob(&registry, Bytes::new(n, size)))).collect();
+        pushes.into_iter().try_for_each(|push| push.join().expect("no panic"))
+    })?;
+    let peak = registry.server().memory()?.peak_bytes / MIB;
+    println!("64 pushes of {} MiB: {peak} MiB at most", size / MIB);
+    ensure!(peak < 150, "{peak} MiB");
+    Ok(())
+}
+
+#[test]
+fn a_huge_layer_flows_through() -> Result<()> {
+    let mut registry = Registry::start(Options::default())?;
+    let size = if full() { 10 << 30 } else { 2 << 30 };
+    registry.server().reset_peak()?;
+    let bytes = Bytes::new(7, size);
+    let digest = bytes.digest();
+    stream_blob(&registry, bytes)?;
+    let mut hasher = Sha256::new();
+    let target = format!("/v2/a/blobs/{digest}");
+    Connection::open(registry.address())?
+        .exchange_into(Request::new("GET", &target), &mut hasher)?
+        .expect(200)?;
+    ensure!(digest == format!("sha256:{}", hex(&hasher.finalize())), "other bytes");
+    let peak = registry.server().memory()?.peak_bytes / MIB;
+    println!("a layer of {} MiB: {peak} MiB at most", size / MIB);
+    ensure!(peak < 40, "{peak} MiB");
+    Ok(())
+}
+
+#[test]
+fn much_stored_costs_neither_start_nor_requests() -> Result<()> {
+    let mut registry = Registry::start(Options::default())?;
+    let many = if full() { 100_000 } else { 20_000 };
+    fill(&registry, |n| ("few".to_owned(), n), 100)?;
+    fill(&registry, |n| (format!("r/{n:06}"), n), 100)?;
+    let small_catalog = median(&registry, |_| get("/v2/_catalog?n=100"))?;
+    fill(&registry, |n| ("many".to_owned(), n), many)?;
+    fill(&registry, |n| (format!("s/{n:06}"), n), many / 10)?;
+
+    registry.crash_and_restart()?;
+    let ready = registry.ready_after();
+    println!("ready after {ready:?} with {many} manifests");
+    ensure!(ready < Duration::from_secs(1), "ready after {ready:?} with {many} manifests");
+
+    let large_catalog = median(&registry, |_| get("/v2/_catalog?n=100"))?;
+    flat("catalog", small_catalog, large_catalog)?;
+    let subject = subject();
+    let cases: [(&str, &dyn Fn(&str, usize) -> Line); 5] = [
+        ("GET", &|name, n| get(format!("/v2/{name}/manifests/t{:06}", n % 100))),
+        ("HEAD", &|name, n| ("HEAD", format!("/v2/{name}/manifests/t{:06}", n % 100), None)),
+        ("tags", &|name, _| get(format!("/v2/{name}/tags/list?n=100"))),
+        ("PUT", &|name, n| ("PUT", format!("/v2/{name}/manifests/new"), Some(index(1 << 30 | n)))),
+        ("DELETE", &|name, n| ("DELETE", format!("/v2/{name}/manifests/t{n:06}"), None)),
+    ];
+    for (what, line) in cases {
+        let (few, much) = medians(&registry, line)?;
+        flat(what, few, much)?;
+    }
+    let page = registry.get(&format!("/v2/many/referrers/{subject}"))?.expect(200)?;
+    ensure!(page.body.len() <= 4 << 20, "a page of {} bytes", page.body.len());
+    page.need("link").context("a first page of many referrers")?;
+    Ok(())
+}
+
+fn flat(what: &str, few: Duration, many: Duration) -> Result<()> {
+    println!("{what}: {few:?} with few, {many:?} with many");
+    // Below the slack it is the machine that is measured.
+    ensure!(many < few * 2 + Duration::from_micros(200), "{what}: {few:?}, then {many:?}");
+    Ok(())
+}
+
+#[test]
+fn slow_clients_are_cut_and_hurt_nobody() -> Result<()> {
+    let registry = Registry::start(Options::default())?;
+    push_blob(&registry, "a", b"{}")?;
+    let mut slow = Vec::new();
+    for _ in 0..2000 {
+        let mut stream = TcpStream::connect(registry.address())?;
+        stream.write_all(b"GET /v2/ HTTP/1.1\r\nX: ")?;
+        stream.set_nonblocking(true)?;
+        slow.push(stream);
+    }
+    let started = Instant::now();
+    let mut worst = Duration::ZERO;
+    while !slow.is_empty() {
+        ensure!(started.elapsed() < Duration::from_secs(40), "{} are not cut", slow.len());
+        slow.retain_mut(|stream| stream.write_all(b"a").is_ok() && !is_closed(stream));
+        let asked = Instant::now();
+        registry.get("/v2/")?.expect(200)?;
+        worst = worst.max(asked.elapsed());
+        thread::sleep(Duration::from_millis(500));
+    }
+    println!("all cut after {:?}; a good client waited {worst:?} at most", started.elapsed());
+    ensure!(worst < Duration::from_secs(1), "a good client waited {worst:?}");
+    Ok(())
+}
+
+/// Whether the server has closed a connection; what it said before is read and dropped.
+fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// Method, target, body.
+type Line = (&'static str, String, Option<Vec<u8>>);
+
+fn get(target: impl Into<String>) -> Line {
+    ("GET", target.into(), None)
+}
+
+/// Requests of which the median is taken; not more than there are tags in the smaller repository.
+const SAMPLES: usize = 90;
+
+/// Medians of the same request to `few` and to `many`, in turns.
+fn medians(
+    registry: &Registry,
+    line: &dyn Fn(&str, usize) -> Line,
+) -> Result<(Duration, Duration)> {
+    let mut connection = Connection::open(registry.address())?;
+    let mut times = [Vec::new(), Vec::new()];
+    for n in 0..SAMPLES {
+        for (name, times) in ["few", "many"].into_iter().zip(&mut times) {
+            times.push(once(&mut connection, line(name, n))?);
+        }
+    }
+    Ok((middle(&mut times[0]), middle(&mut times[1])))
+}
+
+fn median(registry: &Registry, line: impl Fn(usize) -> Line) -> Result<Duration> {
+    let mut connection = Connection::open(registry.address())?;
+    let times: Result<Vec<_>> = (0..SAMPLES).map(|n| once(&mut connection, line(n))).collect();
+    Ok(middle(&mut times?))
+}
+
+fn middle(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+fn once(connection: &mut Connection, (method, target, body): Line) -> Result<Duration> {
+    let mut request = Request::new(method, &target);
+    if let Some(body) = &body {
+        request = request.header("Content-Type", OCI_INDEX).bytes(body);
+    }
+    let started = Instant::now();
+    let answer = connection.exchange(request)?;
+    let took = started.elapsed();
+    ensure!((200..300).contains(&answer.status), "{method} {target}: {answer:?}");
+    Ok(took)
+}
+
+/// What all stored manifests refer to; absent, as the specification allows.
+fn subject() -> String {
+    format!("sha256:{}", "ab".repeat(32))
+}
+
+/// An index without children, so that it needs no blobs.
+fn index(n: usize) -> Vec<u8> {
+    let subject = json!({"mediaType": OCI_INDEX, "digest": subject(), "size": 2});
+    let index = json!({
+        "schemaVersion": 2, "mediaType": OCI_INDEX, "artifactType": OCI_EMPTY, "manifests": [],
+        "subject": subject, "annotations": {"n": n.to_string()},
+    });
+    index.to_string().into_bytes()
+}
+
+/// Pushes `count` indexes with a tag each, by 32 clients.
+fn fill(
+    registry: &Registry,
+    place: impl Fn(usize) -> (String, usize) + Sync,
+    count: usize,
+) -> Result<()> {
+    const CLIENTS: usize = 32;
+    let client = |first: usize| -> Result<()> {
+        let mut connection = Connection::open(registry.address())?;
+        for n in (first..count).step_by(CLIENTS) {
+            let (name, seed) = place(n);
+            let target = format!("/v2/{name}/manifests/t{n:06}");
+            once(&mut connection, ("PUT", target, Some(index(seed))))?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let client = &client;
+        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || client(n))).collect();
+        clients.into_iter().try_for_each(|client| client.join().expect("no panic"))
+    })
+}
+
+/// Streams a blob in one PUT.
+fn stream_blob(registry: &Registry, bytes: Bytes) -> Result<()> {
+    let location = open_upload(registry, "a")?;
+    let target = with_query(&location, &format!("digest={}", bytes.digest()));
+    let mut reader = bytes.clone();
+    Request::new("PUT", &target)
+        .header("Content-Type", "application/octet-stream")
+        .body(Body::Stream(bytes.left, &mut reader))
+        .send(registry.address())?
+        .expect(201)?;
+    Ok(())
+}
+
+/// So many bytes that differ from those of another seed and are cheap to make.
+#[derive(Clone)]
+struct Bytes {
+    seed: u64,
+    left: u64,
+}
+
+impl Bytes {
+    fn new(seed: u64, length: u64) -> Self {
+        Self { seed, left: length }
+    }
+
+    fn digest(&self) -> String {
+        let mut hasher = Sha256::new();
+        io::copy(&mut self.clone(), &mut hasher).expect("neither side fails");
+        format!("sha256:{}", hex(&hasher.finalize()))
+    }
+}
+
+impl Read for Bytes {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        static NOISE: OnceLock<Vec<u8>> = OnceLock::new();
+        let noise = NOISE.get_or_init(|| noise(9, 1 << 20));
+        // Where the bytes begin depends on the seed and on how many are left, never on how much is
+        // read at a time.
+        let at = ((self.seed.wrapping_mul(16_411)).wrapping_sub(self.left) % MIB) as usize;
+        let length = buffer.len().min(1 << 20).min(usize::try_from(self.left).unwrap_or(1 << 20));
+        let length = length.min((MIB as usize) - at);
+        buffer[..length].copy_from_slice(&noise[at..at + length]);
+        self.left -= length as u64;
+        Ok(length)
+    }
+}
