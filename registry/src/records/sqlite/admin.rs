@@ -192,6 +192,9 @@ fn check_file(c: &Connection, page: &mut CheckPage) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Bytes of manifests hashed per page: a page that repairs keeps the writer for so long.
+const CHECK_BYTES: usize = 16 << 20;
+
 /// Every manifest: its bytes, its edges, and that what was promised is there.
 fn check_manifests(
     c: &Connection,
@@ -206,12 +209,15 @@ fn check_manifests(
          WHERE m.id > ?1 ORDER BY m.id LIMIT ?2",
     )?;
     let mut rows = statement.query([after, limit(n)])?;
-    let mut last = None;
-    while let Some(row) = rows.next()? {
+    let (mut last, mut hashed) = (None, 0);
+    while hashed < CHECK_BYTES
+        && let Some(row) = rows.next()?
+    {
         let (manifest, repo): (i64, i64) = (row.get(0)?, row.get(1)?);
         let name = row.get::<_, NameColumn>(2)?.0;
         let digest = row.get::<_, DigestColumn>(3)?.0;
         let bytes = row.get_ref(5)?.as_blob()?;
+        hashed += bytes.len();
         if Digest::of(digest.algorithm(), bytes) != digest {
             let (repo, digest) = (name.clone(), digest.clone());
             page.faults.push(Fault::ManifestRotten { repo, digest });
