@@ -53,13 +53,14 @@ pub(crate) struct Incoming {
     received: Arc<AtomicU64>,
     window: Option<Pin<Box<Sleep>>>,
     in_window: u64,
-    polled: Instant,
+    /// When the last piece was handed out, until the next one is asked for.
+    handed_out: Option<Instant>,
 }
 
 impl Incoming {
     /// `received` counts the bytes.
     pub(crate) fn new(payload: Payload, received: Arc<AtomicU64>) -> Self {
-        Self { payload, received, window: None, in_window: 0, polled: Instant::now() }
+        Self { payload, received, window: None, in_window: 0, handed_out: None }
     }
 
     /// The whole body. `Ok(None)` beyond `max` bytes.
@@ -85,14 +86,15 @@ impl Stream for Incoming {
             Poll::Ready(Some(Ok(piece))) => {
                 this.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
                 this.in_window += piece.len() as u64;
-                this.polled = Instant::now();
+                this.handed_out = Some(Instant::now());
                 Poll::Ready(Some(Ok(piece)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyError::Broken(error)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 let now = Instant::now();
-                let pause = now - std::mem::replace(&mut this.polled, now);
+                // Taken, so that the window's own end, which polls as well, is no pause of ours.
+                let pause = this.handed_out.take().map_or(Duration::ZERO, |since| now - since);
                 let window =
                     this.window.get_or_insert_with(|| Box::pin(tokio::time::sleep(WINDOW)));
                 if this.in_window >= WINDOW_BYTES {
