@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 /// Files up to this length are shown, longer ones by their digest.
@@ -23,8 +23,11 @@ const SHOWN_BYTES_MAX: usize = 100;
 /// # Errors
 /// If something of it cannot be read.
 pub fn lines(root: &Path) -> Result<Vec<String>> {
+    // With a slash at its end a link to the root, as /proc/PID/root is one, is followed.
+    let root = &root.join("");
     let mut found = BTreeMap::new();
     walk(root, mount_of(root)?, Path::new(""), &mut found)?;
+    ensure!(found.len() > 1, "{} is empty", root.display());
     let mut names: BTreeMap<(u64, u64), Vec<String>> = BTreeMap::new();
     for (path, metadata) in &found {
         if !metadata.is_dir() && metadata.nlink() > 1 {
@@ -166,6 +169,9 @@ mod tests {
         assert!(told.iter().any(|l| l.starts_with("l ") && l.ends_with(" d -> c")), "{told:?}");
         let paths: Vec<&str> = told.iter().map(|l| path_of(l)).collect();
         assert!(paths.iter().all(|p| [".", "a%20b", "c", "d"].contains(p)), "{paths:?}");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(directory.path(), &link)?;
+        assert!(lines(&link)?.len() > told.len(), "a link to the root is followed");
         Ok(())
     }
 }

@@ -25,7 +25,7 @@ const IMAGES_AT_LEAST: usize = 60;
 /// What both programs put into a container that needs it, or to mount something on.
 const MADE_BY_THE_RUNTIME: [&str; 9] = [
     ".dockerenv",
-    ".keeper",
+    "busybox-keeper",
     "dev",
     "proc",
     "sys",
@@ -82,7 +82,13 @@ fn seen(program: &dyn Fn(&[&str]) -> Result<Command>, reference: &str) -> Result
         Ok(outcome.stdout.trim().to_owned())
     };
     // The images have no program; one is mounted into them.
-    let keeper = ["--network=none", "-v", "/bin/busybox:/.keeper:ro", "--entrypoint", "/.keeper"];
+    let keeper = [
+        "--network=none",
+        "-v",
+        "/bin/busybox:/busybox-keeper:ro",
+        "--entrypoint",
+        "/busybox-keeper",
+    ];
     let mut line = vec!["run", "-d"];
     line.extend(keeper);
     line.extend([reference, "sleep", "120"]);

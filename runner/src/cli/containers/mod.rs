@@ -10,6 +10,7 @@ mod signal;
 mod start;
 mod view;
 
+use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 
 pub(in crate::cli) use self::remove::remove;
@@ -63,21 +64,40 @@ pub(super) fn connect_running(globals: &Globals, id: &str) -> Result<UnixStream,
 
 /// Asks and waits for the answer. Notices are shown on the way.
 pub(super) fn ask(stream: &UnixStream, request: Request) -> Result<Reply, Failure> {
-    let broke = |error: std::io::Error| {
+    ask_unless_ended(stream, request)?.ok_or_else(|| {
+        Failure::new("the container's monitor is gone")
+            .hint("rrun ps -a shows what became of the container")
+    })
+}
+
+/// The same; `None` where the monitor ended before it answered, which it does with its container.
+pub(super) fn ask_unless_ended(
+    stream: &UnixStream,
+    request: Request,
+) -> Result<Option<Reply>, Failure> {
+    // A request that a monitor has not read when it ends resets the connection.
+    let ended = |error: &io::Error| {
+        matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+    };
+    let broke = |error: io::Error| {
         Failure::new("the conversation with the container's monitor broke").because(&error)
     };
-    Frame::Request(request).write(stream).map_err(broke)?;
+    match Frame::Request(request).write(stream) {
+        Err(error) if ended(&error) => return Ok(None),
+        other => other.map_err(broke)?,
+    }
     loop {
-        match Frame::read(stream).map_err(broke)? {
+        let frame = match Frame::read(stream) {
+            Err(error) if ended(&error) => return Ok(None),
+            other => other.map_err(broke)?,
+        };
+        match frame {
             Some(Frame::Reply(Reply::Notice(text))) => eprintln!("rrun: {text}"),
             Some(Frame::Reply(Reply::Refused(why))) => return Err(Failure::new(why)),
             Some(Frame::Reply(Reply::Failed(failure))) => return Err(failure.into()),
-            Some(Frame::Reply(reply)) => return Ok(reply),
+            Some(Frame::Reply(reply)) => return Ok(Some(reply)),
             Some(_) => {}
-            None => {
-                return Err(Failure::new("the container's monitor is gone")
-                    .hint("rrun ps -a shows what became of the container"));
-            }
+            None => return Ok(None),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `stop`, `kill`, `wait`, `pause`, `unpause`.
 
-use super::{ask, connect, connect_running, each, status};
+use super::{ask, ask_unless_ended, connect, connect_running, each, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line, values};
 use crate::failure::Failure;
@@ -91,7 +91,7 @@ pub(super) fn stop_one(
     status(globals, id)?;
     let Some(stream) = connect(globals, id)? else { return Ok(()) };
     let signal = signal.map(Signal::number);
-    ask(&stream, Request::Stop { signal, timeout_seconds }).map(drop)
+    ask_unless_ended(&stream, Request::Stop { signal, timeout_seconds }).map(drop)
 }
 
 pub(super) fn signal(arguments: &Arguments) -> Result<Option<Signal>, Failure> {
@@ -127,7 +127,7 @@ pub(super) fn wait_for_end(globals: &Globals, id: &str) -> Result<u8, Failure> {
         Status::Running(_) | Status::Paused(_) | Status::Orphaned(_) => {}
     }
     if let Some(stream) = connect(globals, id)?
-        && let Reply::Exited(exit) = ask(&stream, Request::Wait)?
+        && let Some(Reply::Exited(exit)) = ask_unless_ended(&stream, Request::Wait)?
     {
         return Ok(exit.status());
     }
