@@ -140,14 +140,13 @@ impl Client {
         }
         Err(match first {
             Some(error) => self.transport_error(&error),
-            None => self.protocol("wants TLS, and does not speak it well".into()),
+            None => self.protocol("speaks TLS, not plain HTTP".into()),
         })
     }
 
     /// Go's server and nginx answer plain HTTP on a TLS port with a 400 of their own.
     fn is_tls_only(&self, scheme: &str, response: &Response) -> bool {
         scheme == "http"
-            && self.schemes.contains(&"https")
             && response.status() == StatusCode::BAD_REQUEST
             && response.headers().get("docker-distribution-api-version").is_none()
     }
@@ -334,7 +333,7 @@ impl Client {
         } else if why.contains("corrupt message") || why.contains("InvalidContentType") {
             PullError::PlainHttp { image, registry }
         } else if why.contains("certificate") {
-            PullError::Certificate { registry, why }
+            PullError::Certificate { registry, why: certificate_words(why) }
         } else {
             PullError::Unreachable { image, registry, why }
         }
@@ -375,6 +374,22 @@ fn causes(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     printable(&innermost.to_string())
+}
+
+/// The words of the TLS library, in words.
+fn certificate_words(why: String) -> String {
+    let words = [
+        ("UnknownIssuer", "it is signed by an authority that is not known here"),
+        (
+            "CaUsedAsEndEntity",
+            "it is an authority's own, used as a server's (make one with CA:FALSE)",
+        ),
+        ("NotValidForName", "it is for another name"),
+        ("Expired", "it has expired"),
+        ("NotValidYet", "it is not valid yet"),
+    ];
+    let known = words.iter().find(|(word, _)| why.contains(word));
+    known.map_or(why.clone(), |(_, words)| (*words).to_owned())
 }
 
 /// Text of a registry, without what a terminal would obey, and not without end.

@@ -6,5 +6,6 @@ mod corpus;
 mod host;
 mod pulling;
 mod registry;
+mod removing;
 mod tree;
 mod unpacking;

@@ -41,6 +41,12 @@ fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let name: shared::ImageRef = text
         .parse()
         .map_err(|error| Failure::new(format!("{text} names no image")).because(&error))?;
+    let mode = options.progress.mode;
+    let last = text.rsplit('/').next().unwrap_or(text);
+    let lines = matches!(mode, ProgressMode::Auto | ProgressMode::Plain);
+    if lines && !arguments.has("quiet") && !last.contains([':', '@']) {
+        print_line("Using default tag: latest")?;
+    }
     let (_, _lease) = pull::ensure(&store, text, &options)?;
     print_line(&name.to_string()).map(|()| 0)
 }
