@@ -43,7 +43,7 @@ pub enum PullError {
     #[error("{what} arrived corrupt (got {got}); discarded, nothing was unpacked")]
     Corrupt { image: String, what: String, got: String },
     #[error("layer {layer} cannot be unpacked: {refusal}; nothing of it was kept")]
-    Unpack { layer: Digest, refusal: Refusal },
+    Unpack { layer: Digest, refusal: Box<Refusal> },
     #[error("not enough space for {image}: {needed} more needed, {free} free on {}", root.display())]
     NoSpace { image: String, needed: String, free: String, root: std::path::PathBuf },
     #[error("cannot unpack layer {layer}: {why}")]

@@ -253,7 +253,7 @@ impl Fetcher<'_> {
     fn refused(&self, layer: &LayerToFetch, refusal: Refusal) -> PullError {
         if refusal.kind != RefusalKind::NoSpace {
             self.store.discard_part(&layer.blob);
-            return PullError::Unpack { layer: layer.blob.clone(), refusal };
+            return PullError::Unpack { layer: layer.blob.clone(), refusal: Box::new(refusal) };
         }
         // How much the whole of it takes is known for what is known of it; the rest is a guess
         // from the usual ratio of gzip.
