@@ -1,5 +1,4 @@
 //! Images, from the registry to the tree that a container sees. Needs root and overlayfs.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
