@@ -65,6 +65,10 @@ impl Server {
         Client { address: self.address.clone(), connection: None }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.root.with_extension("log")).unwrap()
     }

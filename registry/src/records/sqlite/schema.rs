@@ -10,6 +10,8 @@ use std::path::Path;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+use crate::failpoint::fail_point;
+
 /// `Road`, in ASCII: what `file` and a wrong program see in the header.
 const APPLICATION_ID: i32 = 0x526f_6164;
 
@@ -120,7 +122,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, OpenError> {
     check_marker(&connection)?;
     configure(&connection, WRITER_CACHE_KIB)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    let synchronous = if fail_point!("log-sync", off) { "NORMAL" } else { "FULL" };
+    connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     migrate(&connection)?;
     if let Some(directory) = path.parent() {
