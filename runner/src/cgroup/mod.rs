@@ -134,6 +134,23 @@ impl Cgroup {
         Ok(Self { leaves: paths.iter().filter_map(leaf).collect(), ..Self::default() })
     }
 
+    /// The cgroup of a container whose launcher ended before it could note where that is: found
+    /// by its name in the places where [`Self::create`] makes it.
+    ///
+    /// # Errors
+    /// When the kernel's tables cannot be read.
+    pub fn find(id: &str, parent: Option<&str>) -> io::Result<Self> {
+        let below = parent.and_then(|parent| relative(parent).ok()).unwrap_or_else(|| HOME.into());
+        let mut paths = Vec::new();
+        for hierarchy in hierarchy::detect()? {
+            let tops = std::iter::once(&hierarchy.mount_point).chain(&hierarchy.own);
+            let places = tops.map(|top| top.join(&below).join(id));
+            paths.extend(places.filter(|place| place.is_dir()));
+        }
+        paths.dedup();
+        Self::open(&paths)
+    }
+
     /// The container's directory in each hierarchy, absolute.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.leaves.iter().map(|leaf| leaf.directory.clone()).collect()

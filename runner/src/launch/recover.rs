@@ -88,11 +88,12 @@ fn recover(dirs: &Dirs, id: &str, last: Option<&State>) -> io::Result<()> {
             other => other?,
         }
     }
-    if let Some(last) = last {
-        let cgroup = Cgroup::open(&last.cgroups)?;
-        cgroup.kill_all(Duration::from_secs(5))?;
-        let _ = cgroup.remove(Duration::from_secs(2));
-    }
+    let cgroup = match last {
+        Some(last) => Cgroup::open(&last.cgroups)?,
+        None => Cgroup::find(id, cgroup_parent(dirs, id).as_deref())?,
+    };
+    cgroup.kill_all(Duration::from_secs(5))?;
+    let _ = cgroup.remove(Duration::from_secs(2));
     let started = last.map(|state| state.started.clone());
     note(
         dirs,
@@ -103,6 +104,12 @@ fn recover(dirs: &Dirs, id: &str, last: Option<&State>) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// `--cgroup-parent`, if the container still has a record that says so.
+fn cgroup_parent(dirs: &Dirs, id: &str) -> Option<String> {
+    let container = Store::open(&dirs.root).ok()?.open_container(id).ok()??;
+    container.record().ok()?.cgroup_parent
 }
 
 /// Notes the end, unless one has been noted; removes the container if it was to be removed.
