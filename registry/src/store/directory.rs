@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -60,7 +61,13 @@ impl Disk {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(root: &Path, options: &Options) -> Result<Self, OpenError> {
-        fs::create_dir_all(root).map_err(|source| failed("create", root, source))?;
+        // Only for its owner: private images are no other local user's business. A directory that
+        // is there keeps the mode that somebody chose for it.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(|source| failed("create", root, source))?;
         if root.join("docker/registry/v2").exists() {
             return Err(OpenError::ForeignTree { root: root.to_owned() });
         }

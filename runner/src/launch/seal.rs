@@ -84,7 +84,11 @@ mod tests {
     fn a_sealed_copy_runs_and_cannot_be_written() {
         let copy = sealed_copy().unwrap();
         let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
-        assert!(std::fs::OpenOptions::new().write(true).open(&path).is_err());
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| std::io::Write::write_all(&mut file, b"x"));
+        assert!(written.is_err());
         let output = std::process::Command::new(&path).arg("--list").output().unwrap();
         assert!(output.status.success());
     }

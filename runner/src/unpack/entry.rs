@@ -538,11 +538,11 @@ mod tests {
             b"5 a=b\n",
             b"7 a=b\n",
             b"x a=b\n",
-            b"6  =b\n",
+            b"5 =b\n",
             b"3 \n",
             b"99999999999999999999999 a=b\n",
             b"9 size=x\n",
-            b"10 size=-1\n",
+            b"11 size=-1\n",
             b"9 path=\0\n",
         ] {
             assert!(read_pax(text, &mut Extended::default()).is_err(), "{text:?}");
