@@ -10,6 +10,8 @@
 //! target with a memory limit, no network and nothing but the layer's own directory in reach.
 
 mod decode;
+#[cfg(test)]
+mod differential;
 mod entry;
 mod extract;
 mod limits;
