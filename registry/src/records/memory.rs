@@ -520,7 +520,7 @@ impl Records for MemoryRecords {
         let mut page = ReferrerPage::default();
         let mut bytes = 0;
         for (at, (_, _, descriptor)) in found.iter().enumerate().skip(start) {
-            bytes += descriptor.len();
+            bytes += descriptor.len() + 1;
             if !page.descriptors.is_empty() && bytes > max_bytes {
                 page.next = Some(found[at - 1].1.to_string());
                 break;

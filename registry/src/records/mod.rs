@@ -468,7 +468,8 @@ pub trait Records: Send + Sync + 'static {
     async fn list_repositories(&self, last: Option<&str>, n: usize) -> Result<Page<RepoName>>;
 
     /// The manifests whose subject is `subject`; only those of one of `types`, unless that is
-    /// empty. A page ends before it exceeds `max_bytes` of descriptors, but has one at least.
+    /// empty. A page ends before it exceeds `max_bytes` of descriptors, each
+    /// with a comma, but has one at least.
     ///
     /// `after` is an earlier page's `next`; one that no page gave starts from the beginning.
     async fn referrers(

@@ -156,7 +156,8 @@ impl Filler {
             statement.query(params![subject, repo, after.artifact_type, after.manifest])?;
         while let Some(row) = rows.next()? {
             let descriptor: String = row.get(0)?;
-            let length = self.bytes.saturating_add(descriptor.len());
+            // One more for the comma: a page may hold tens of thousands of small descriptors.
+            let length = self.bytes.saturating_add(descriptor.len() + 1);
             if !self.page.descriptors.is_empty() && length > self.max_bytes {
                 self.page.next = Some(self.after.text());
                 return Ok(false);
