@@ -88,7 +88,7 @@ fn much_stored_costs_neither_start_nor_requests() -> Result<()> {
     let large_catalog = median(&registry, |_| get("/v2/_catalog?n=100"))?;
     flat("catalog", small_catalog, large_catalog)?;
     let subject = subject();
-    let cases: [(&str, &dyn Fn(&str, usize) -> Line); 5] = [
+    let cases: [(&str, Maker<'_>); 5] = [
         ("GET", &|name, n| get(format!("/v2/{name}/manifests/t{:06}", n % 100))),
         ("HEAD", &|name, n| ("HEAD", format!("/v2/{name}/manifests/t{:06}", n % 100), None)),
         ("tags", &|name, _| get(format!("/v2/{name}/tags/list?n=100"))),
@@ -154,6 +154,9 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 /// Method, target, body.
 type Line = (&'static str, String, Option<Vec<u8>>);
 
+/// Makes the n-th request to a repository.
+type Maker<'a> = &'a dyn Fn(&str, usize) -> Line;
+
 fn get(target: impl Into<String>) -> Line {
     ("GET", target.into(), None)
 }
@@ -162,10 +165,7 @@ fn get(target: impl Into<String>) -> Line {
 const SAMPLES: usize = 90;
 
 /// Medians of the same request to `few` and to `many`, in turns.
-fn medians(
-    registry: &Registry,
-    line: &dyn Fn(&str, usize) -> Line,
-) -> Result<(Duration, Duration)> {
+fn medians(registry: &Registry, line: Maker<'_>) -> Result<(Duration, Duration)> {
     let mut connection = Connection::open(registry.address())?;
     let mut times = [Vec::new(), Vec::new()];
     for n in 0..SAMPLES {

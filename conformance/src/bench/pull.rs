@@ -73,7 +73,7 @@ pub fn measure(rounds: usize) -> Result<String> {
 }
 
 fn one(tool: &str, reference: &str, (pull, sync): &mut (Samples, Samples)) -> Result<()> {
-    let disk = Disk::new()?;
+    let disk = Disk::new("4G")?;
     let (wall, cpu) = match tool {
         "rrun pull" => with_rrun(&disk, reference)?,
         "docker pull" => with_docker(&disk, reference)?,
@@ -203,22 +203,22 @@ fn versions() -> Result<String> {
 }
 
 /// A fresh ext4 with a journal, in a file, mounted by a loop device.
-struct Disk {
+pub(super) struct Disk {
     scratch: Scratch,
     unmount: janitor::Chore,
 }
 
 impl Disk {
-    fn new() -> Result<Self> {
+    pub(super) fn new(size: &str) -> Result<Self> {
         let scratch = Scratch::new("disk")?;
         let unmount = janitor::leave(&format!("umount -l {}/mnt", scratch.path().display()))?;
-        let script = "truncate -s 4G \"$1\"/image; mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 \"$1\"/image; \
+        let script = "truncate -s \"$2\" \"$1\"/image; mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 \"$1\"/image; \
                       mkdir \"$1\"/mnt; mount -o loop \"$1\"/image \"$1\"/mnt; sync";
-        process::shell(script, &[scratch.path()])?;
+        process::shell(script, &[scratch.path().as_os_str(), size.as_ref()])?;
         Ok(Self { scratch, unmount })
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.scratch.join("mnt")
     }
 }

@@ -32,6 +32,12 @@ enum Action {
 
 #[derive(Subcommand)]
 enum Bench {
+    /// Pushes and pulls beside Debian's docker-registry and nginx (root)
+    Registry {
+        /// Rounds
+        #[arg(long, default_value_t = 5)]
+        rounds: usize,
+    },
     /// Warm starts beside runc, crun and docker; pulls beside docker and podman
     Runner {
         /// Rounds of starts; 0 leaves them out
@@ -41,6 +47,11 @@ enum Bench {
         #[arg(long, default_value_t = 5)]
         pulls: usize,
     },
+}
+
+fn bench_registry(rounds: usize) -> anyhow::Result<()> {
+    println!("## Registry\n\n{}", conformance::bench::registry::measure(rounds)?);
+    Ok(())
 }
 
 fn bench_runner(rounds: usize, pulls: usize) -> anyhow::Result<()> {
@@ -58,6 +69,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Action::Install => conformance::install::install(),
         Action::Demo => conformance::demo::run(),
+        Action::Bench(Bench::Registry { rounds }) => bench_registry(rounds),
         Action::Bench(Bench::Runner { rounds, pulls }) => bench_runner(rounds, pulls),
         Action::CheckRunner { reference } => conformance::basics::check_host(&reference),
     };

@@ -1,0 +1,227 @@
+//! Pushes and pulls beside Debian's `docker-registry` and nginx: wall time, and processor time of
+//! the server, in interleaved rounds.
+//!
+//! The whole runs in a network namespace of its own with TCP "reno": pacing by the host's
+//! congestion control would measure its timers. Each server keeps its data on one fresh ext4 with a
+//! journal, because syncs cost nothing without one.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::json;
+
+use super::pull::Disk;
+use super::samples::{Samples, load};
+use crate::http::{Connection, Request};
+use crate::image::{
+    OCI_CONFIG, OCI_MANIFEST, descriptor, noise, open_upload, push_blob, push_manifest, sha256,
+    with_query,
+};
+use crate::process::{self, Server};
+use crate::registry::{Options, Program, Registry, free_port};
+use crate::wait;
+
+/// Size of the blob.
+const BLOB_BYTES: usize = 1 << 30;
+const CLIENTS: usize = 32;
+/// Requests for a manifest in a round, and pushes of one.
+const GETS: usize = 20_000;
+const PUTS: usize = 2_000;
+const CONFIG: &[u8] = b"{}";
+const OCTETS: &str = "application/octet-stream";
+
+/// Enters a network namespace of its own; before the first thread is started.
+///
+/// # Errors
+/// Without root.
+fn isolate() -> Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).context("a network namespace")?;
+    process::shell::<&str>("ip link set lo up", &[])?;
+    fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "reno").context("TCP reno")
+}
+
+#[derive(Default)]
+struct Results {
+    push: Samples,
+    pull: Samples,
+    get: Samples,
+    put: Samples,
+}
+
+/// Measures and returns a Markdown section.
+///
+/// # Errors
+/// If a server is missing or answers wrongly.
+pub fn measure(rounds: usize) -> Result<String> {
+    isolate()?;
+    let disk = Disk::new("8G")?;
+    let before = load();
+    let start = |program: Program| -> Result<(Registry, Results)> {
+        let data = disk.path().join(format!("{program:?}"));
+        let options = Options::default().program(program).data(data);
+        Ok((Registry::start(options)?, Results::default()))
+    };
+    let mut peers = [start(Program::Roadstead)?, start(Program::DockerRegistry)?];
+    let bytes = noise(1, BLOB_BYTES);
+    let digest = sha256(&bytes);
+    let (nginx, nginx_address) = nginx(&disk.path(), &bytes)?;
+    let mut nginx_pull = Samples::default();
+    for round in 0..rounds {
+        for place in 0..peers.len() {
+            let index = (place + round) % peers.len();
+            let (registry, results) = &mut peers[index];
+            blob(registry, results, &bytes, &digest)?;
+            manifests(registry, results, round)?;
+        }
+        let (cpu, started) = (nginx.cpu()?, Instant::now());
+        fetch(nginx_address, "/blob")?;
+        nginx_pull.add(started.elapsed(), nginx.cpu()? - cpu);
+    }
+    let [(_, ours), (_, theirs)] = &peers;
+    Ok(report(ours, theirs, &nginx_pull, rounds, &before))
+}
+
+/// Wall time of `work`, and the processor time of the server meanwhile.
+fn timed(
+    registry: &mut Registry,
+    work: impl FnOnce(&Registry) -> Result<()>,
+) -> Result<(Duration, Duration)> {
+    let (cpu, started) = (registry.server().cpu()?, Instant::now());
+    work(registry)?;
+    let wall = started.elapsed();
+    Ok((wall, registry.server().cpu()? - cpu))
+}
+
+fn blob(registry: &mut Registry, results: &mut Results, bytes: &[u8], digest: &str) -> Result<()> {
+    let (wall, cpu) = timed(registry, |registry| {
+        let target = with_query(&open_upload(registry, "a")?, &format!("digest={digest}"));
+        let request = Request::new("PUT", &target).header("Content-Type", OCTETS).bytes(bytes);
+        request.send(registry.address())?.expect(201).map(drop)
+    })?;
+    results.push.add(wall, cpu);
+    let target = format!("/v2/a/blobs/{digest}");
+    let (wall, cpu) = timed(registry, |registry| fetch(registry.address(), &target))?;
+    results.pull.add(wall, cpu);
+    Ok(())
+}
+
+fn manifests(registry: &mut Registry, results: &mut Results, round: usize) -> Result<()> {
+    push_blob(registry, "m", CONFIG)?;
+    push_manifest(registry, "m", "read", OCI_MANIFEST, &manifest("read"))?;
+    let (wall, cpu) = timed(registry, |registry| {
+        by_clients(registry, GETS, |connection, _| {
+            let request =
+                Request::new("GET", "/v2/m/manifests/read").header("Accept", OCI_MANIFEST);
+            connection.exchange(request)?.expect(200).map(drop)
+        })
+    })?;
+    results.get.add(wall, cpu);
+    let (wall, cpu) = timed(registry, |registry| {
+        by_clients(registry, PUTS, |connection, n| {
+            let name = format!("t{round}-{n}");
+            let (target, body) = (format!("/v2/m/manifests/{name}"), manifest(&name));
+            let request = Request::new("PUT", &target).header("Content-Type", OCI_MANIFEST);
+            connection.exchange(request.bytes(&body))?.expect(201).map(drop)
+        })
+    })?;
+    results.put.add(wall, cpu);
+    Ok(())
+}
+
+/// So many requests by [`CLIENTS`] at once, each on a connection that is kept.
+fn by_clients(
+    registry: &Registry,
+    count: usize,
+    one: impl Fn(&mut Connection, usize) -> Result<()> + Sync,
+) -> Result<()> {
+    let client = |first: usize| -> Result<()> {
+        let mut connection = Connection::open(registry.address())?;
+        (first..count).step_by(CLIENTS).try_for_each(|n| one(&mut connection, n))
+    };
+    thread::scope(|scope| {
+        let client = &client;
+        let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || client(n))).collect();
+        clients.into_iter().try_for_each(|client| client.join().expect("no panic"))
+    })
+}
+
+fn manifest(name: &str) -> Vec<u8> {
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptor(OCI_CONFIG, CONFIG),
+        "layers": [], "annotations": {"name": name},
+    });
+    manifest.to_string().into_bytes()
+}
+
+/// Reads the blob and drops it.
+fn fetch(address: SocketAddr, target: &str) -> Result<()> {
+    let mut connection = Connection::open(address)?;
+    let answer = connection.exchange_into(Request::new("GET", target), &mut io::sink())?;
+    let length: usize = answer.expect(200)?.need("content-length")?.parse()?;
+    ensure!(length == BLOB_BYTES, "{target} has {length} bytes");
+    Ok(())
+}
+
+/// nginx with sendfile, in one process so that its times are those of the server.
+fn nginx(disk: &Path, bytes: &[u8]) -> Result<(Server, SocketAddr)> {
+    let root = disk.join("nginx");
+    fs::create_dir(&root)?;
+    fs::write(root.join("blob"), bytes)?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let root = root.display();
+    let config = format!(
+        "daemon off; master_process off; user root; pid {root}/pid; error_log stderr;\n\
+         events {{}}\n\
+         http {{ access_log off; sendfile on; server {{ listen {address}; root {root}; }} }}\n"
+    );
+    let file = disk.join("nginx/conf");
+    fs::write(&file, config)?;
+    let mut command = Command::new(crate::tool("nginx")?);
+    let mut server = Server::start(command.arg("-c").arg(&file), &disk.join("nginx/log"))?;
+    wait::until("nginx", Duration::from_secs(10), || {
+        server.check()?;
+        Ok(Request::new("HEAD", "/blob").send(address).ok())
+    })?;
+    Ok((server, address))
+}
+
+fn report(
+    ours: &Results,
+    theirs: &Results,
+    nginx: &Samples,
+    rounds: usize,
+    before: &str,
+) -> String {
+    let mut text = format!(
+        "### Beside docker-registry and nginx\n\n\
+         {rounds} rounds, interleaved; medians; one network namespace, TCP reno, one fresh ext4 with \
+         a journal. CPU is the server's. {CLIENTS} clients for manifests; the clients share the processors.\n\n\
+         | what | server | wall | CPU | wall / ours | CPU / ours |\n|---|---|---|---|---|---|\n"
+    );
+    let nothing = Samples::default();
+    let rows = [
+        ("push of 1 GiB, s", 1.0, &ours.push, &theirs.push, &nothing),
+        ("pull of 1 GiB, s", 1.0, &ours.pull, &theirs.pull, nginx),
+        ("manifest GET, µs", 1e6 / GETS as f64, &ours.get, &theirs.get, &nothing),
+        ("durable manifest PUT, µs", 1e6 / PUTS as f64, &ours.put, &theirs.put, &nothing),
+    ];
+    for (what, scale, ours, theirs, nginx) in rows {
+        let peers = [("registry", ours), ("docker-registry", theirs), ("nginx", nginx)];
+        for (server, times) in peers.into_iter().filter(|(_, times)| times.median() > 0.0) {
+            text += &format!(
+                "| {what} | {server} | {:.3} | {:.3} | {:.2} | {:.2} |\n",
+                times.median() / 1e3 * scale,
+                times.cpu() / 1e3 * scale,
+                times.median() / ours.median(),
+                times.cpu() / ours.cpu()
+            );
+        }
+    }
+    text + &format!("\nLoad average {before} before, {} after.\n", load())
+}
