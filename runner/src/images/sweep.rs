@@ -60,13 +60,16 @@ impl Store {
             let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
             let deleted =
                 if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            match deleted {
-                // Two commands empty the same trash: what is gone is gone.
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound && first.is_ok() => {
-                    let what = format!("delete {}", path.display());
-                    first = Err(StoreError::Io { what, source: error });
-                }
-                _ => {}
+            let Err(error) = deleted else { continue };
+            // Two commands empty the same trash, or a process that is ending still writes into what
+            // was thrown away: what is gone is gone, and what came is the next command's.
+            let passing = matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty
+            );
+            if !passing && first.is_ok() {
+                let what = format!("delete {}", path.display());
+                first = Err(StoreError::Io { what, source: error });
             }
         }
         first

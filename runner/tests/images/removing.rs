@@ -182,3 +182,30 @@ fn pulls_and_removals_at_once_with_some_of_them_killed() {
     host.ok(["image", "prune", "-af"]);
     assert_empty(&host);
 }
+
+/// Two commands emptied the same trash, and one of them failed with "Directory not empty".
+#[test]
+fn many_empty_the_same_trash() {
+    let host = Host::new();
+    host.ok(["images"]);
+    for round in 0..5 {
+        for at in 0..200 {
+            let folder = host.root().join(format!("trash/{round}-{at}/a/b/c"));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("x"), "1").unwrap();
+        }
+        let prunes: Vec<_> = (0..4)
+            .map(|_| {
+                let mut command = host.command(["image", "prune", "-f"]);
+                command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+                command.spawn().unwrap()
+            })
+            .collect();
+        for prune in prunes {
+            let said = crate::host::said(prune.wait_with_output().unwrap());
+            assert_eq!(said.code, Some(0), "{said:?}");
+        }
+        host.ok(["image", "prune", "-f"]);
+        assert_eq!(host.names("trash"), Vec::<String>::new());
+    }
+}
