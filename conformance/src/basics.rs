@@ -294,8 +294,12 @@ fn terminal(rrun: &Rrun, reference: &str, checks: &mut Checks) {
         std::thread::sleep(Duration::from_millis(500));
         terminal.send("\x1a")?;
         terminal.expect("Stopped")?;
+        terminal.expect("ready> ")?;
         terminal.send("fg\r")?;
+        terminal.expect("fg")?;
         terminal.expect("cat")?;
+        // The shell says the job's name before the job is in front.
+        std::thread::sleep(Duration::from_millis(500));
         terminal.send("\x03")?;
         terminal.expect("ready> ")?;
         terminal.send("exit 9\r")?;

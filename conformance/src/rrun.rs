@@ -304,6 +304,8 @@ pub fn container_cgroups() -> BTreeSet<PathBuf> {
     for hierarchy in hierarchies {
         collect_directories(&hierarchy.join("roadstead"), &mut found);
     }
+    // Where monitors live in cgroup v2, for all containers: it stays, as `/roadstead` itself does.
+    found.retain(|path| path.file_name().is_none_or(|name| name != "monitors"));
     found
 }
 

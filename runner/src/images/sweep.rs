@@ -46,6 +46,20 @@ impl Store {
                 self.to_trash(&path).map_err(what())?;
             }
         }
+        self.drop_unfinished_records().map_err(what())
+    }
+
+    /// With `lock` held exclusively: image records are written under a shared hold, so a temporary
+    /// file beside them now is one whose writer was killed.
+    fn drop_unfinished_records(&self) -> rustix::io::Result<()> {
+        let folder = files::open_dir(self.dir(), "images")?;
+        for entry in rustix::fs::Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b".") && name != c"." && name != c".." {
+                rustix::fs::unlinkat(&folder, name, rustix::fs::AtFlags::empty())?;
+            }
+        }
         Ok(())
     }
 
