@@ -21,7 +21,7 @@ use super::{State, dispatch, send};
 /// What bounds connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From a request's first byte to the end of its head.
+    /// From a request's first byte, or a connection's beginning, to the end of the head.
     pub head: Duration,
     /// Between two requests on one connection.
     pub idle: Duration,
@@ -134,7 +134,8 @@ impl Server {
                         async move { stop.notified().await }
                     })
                     .keep_alive(limits.idle)
-                    .client_request_timeout(limits.head)
+                    // The connection times its heads itself.
+                    .client_request_timeout(Duration::ZERO)
                     .client_disconnect_timeout(limits.disconnect)
                     .on_connect_ext(|wire: &Wire, connection| {
                         connection.insert(wire.slot());

@@ -38,8 +38,8 @@ const UNREAD_ANSWERS_BYTES: usize = 64 << 10;
 /// How long a connection may stand still.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// From a request's first byte to the end of its head. actix times only a connection's first
-    /// request.
+    /// From a request's first byte, or a connection's beginning, to the end of the head. actix times
+    /// only a connection's first request, by a clock that ticks twice a second.
     pub(crate) head: Duration,
     /// For the client to take one byte of an answer. actix has no such limit.
     pub(crate) write: Duration,
@@ -73,7 +73,7 @@ impl Wire {
             tcp,
             slot: Rc::new(Slot::new()),
             limits,
-            head: None,
+            head: Some(Box::pin(tokio::time::sleep(limits.head))),
             stall: None,
             warming: None,
             read_while_blocked: 0,
@@ -159,7 +159,7 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
-    /// Times a request's head, from its first byte on.
+    /// Times a request's head.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.slot.is_handling() {
             self.head = None;
