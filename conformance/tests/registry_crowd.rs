@@ -11,11 +11,12 @@ use anyhow::{Context as _, ensure};
 use conformance::http::{Connection, Request};
 use conformance::image::{self, noise, open_upload, push_blob, sha256};
 use conformance::registry::{Options, Registry};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What is promised for a registry that does nothing.
 const IDLE_BYTES_MAX: u64 = 20_000_000;
 /// Connections that send half a head and then nothing.
-const HALF_OPEN: usize = 2000;
+const HALF_OPEN: usize = 10_000;
 /// Half a head is cut after ten seconds; the rest is a busy machine's.
 const CUT_WITHIN: Duration = Duration::from_secs(40);
 
@@ -111,6 +112,9 @@ fn an_idle_registry_is_small() -> anyhow::Result<()> {
 
 #[test]
 fn half_open_connections_are_cut_and_hurt_nobody() -> anyhow::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(most > HALF_OPEN as u64 + 100, "ulimit -Hn is {most}: this test needs more");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let registry = start()?;
     let digest = push_blob(&registry, "a", &noise(14, 100_000))?;
     let target = format!("/v2/a/blobs/{digest}");
