@@ -9,6 +9,7 @@
 //! - `off`: the step that the point guards is left out. For variants that are known to be bad and
 //!   must turn a test red.
 //! - `eio`, `enospc`: the step fails so.
+//! - `panic`: the thread panics.
 //! - `sleep`: 20 ms pass, which makes a race wide.
 
 /// A place where a process may die: `fail_point!("name")`.
@@ -62,6 +63,7 @@ mod enabled {
         Abort,
         Off,
         Errno(i32),
+        Panic,
         Sleep,
     }
 
@@ -92,6 +94,7 @@ mod enabled {
                 eprintln!("failpoint {name}: abort");
                 std::process::abort()
             }
+            Action::Panic => panic!("failpoint {name}"),
             Action::Sleep => std::thread::sleep(Duration::from_millis(20)),
             Action::Off | Action::Errno(_) => {}
         }
@@ -113,6 +116,7 @@ mod enabled {
                     "off" => Action::Off,
                     "eio" => Action::Errno(libc::EIO),
                     "enospc" => Action::Errno(libc::ENOSPC),
+                    "panic" => Action::Panic,
                     "sleep" => Action::Sleep,
                     _ => {
                         eprintln!("REGISTRY_FAILPOINTS: {entry:?} is not NAME=ACTION[@N]");

@@ -23,7 +23,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve a directory of images
+    /// Serve a directory of images, until SIGTERM. SIGHUP reads the log's level again
     Serve(ServeArgs),
     /// Ask a running registry whether it is ready; exit 0 if so
     Healthcheck {
@@ -138,17 +138,27 @@ fn serve(args: ServeArgs) -> ExitCode {
     if let Some(root) = args.root {
         config.root = root;
     }
-    if let Some(level) = args.log_level {
-        config.log.level = level;
+    if let Some(level) = &args.log_level {
+        config.log.level.clone_from(level);
     }
-    if let Err(error) = observe::init(&config.log) {
-        eprintln!("registry: {error}");
-        return ExitCode::from(EXIT_CONFIG);
-    }
+    let level = match observe::init(&config.log) {
+        Ok(level) => level,
+        Err(error) => {
+            eprintln!("registry: {error}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
     for note in notes {
         tracing::warn!("{note}");
     }
-    match registry::serve(&config) {
+    let file = args.config.file;
+    let reload = move || {
+        let read = Config::load(file.as_deref()).map_err(|error| error.to_string())?;
+        // A level on the command line wins here as it did at the start.
+        let wanted = args.log_level.as_ref().unwrap_or(&read.config.log.level);
+        level.set(wanted).map_err(|error| error.to_string())
+    };
+    match registry::serve(&config, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("registry: {error}");

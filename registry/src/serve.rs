@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_server::ServerHandle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin;
 use crate::config::{Config, Purge};
@@ -54,19 +54,24 @@ impl std::fmt::Debug for Started {
 /// # Errors
 /// See [`ServeError`].
 pub fn start(config: &Config) -> Result<Started, ServeError> {
-    // The socket first: a port in use should be said before the directory is touched.
+    raise_descriptor_limit();
+    // The directory's lock before the port: while another process holds it, clients must be refused
+    // at once instead of waiting in the queue of a port that nobody answers on.
+    let disk = Arc::new(Disk::open(&config.root, &config.store)?);
     let bound = Bound::new(&config.addr)?;
     let address = bound.address()?;
-    raise_descriptor_limit();
-    let disk = Arc::new(Disk::open(&config.root, &config.store)?);
-    let options =
-        sqlite::Options { review_delay: config.gc.review_delay, ..sqlite::Options::default() };
+    let options = sqlite::Options {
+        review_delay: config.gc.review_delay,
+        commits: Some(disk.timings().commit.clone()),
+        ..sqlite::Options::default()
+    };
     let records: Arc<dyn Records> = Arc::new(sqlite::SqliteRecords::open(&config.root, &options)?);
     let content = Content::new(disk, Arc::clone(&records), config.policy);
     let collector = Arc::new(Collector::new(content.clone(), config.gc));
     let scrub = Arc::new(Scrub::new(content.clone(), Arc::clone(&collector), config.scrub));
     let mut metrics = Metrics::default();
     metrics.show_upkeep(collector.totals(), scrub.totals());
+    metrics.show_storage(&content);
     let metrics = Arc::new(metrics);
     let state = Arc::new(State::new(content, metrics, config.http.clone()));
     let workers = config
@@ -122,12 +127,18 @@ impl Started {
     }
 }
 
-/// Runs the registry until SIGTERM or SIGINT, then lets running requests end.
+/// Runs the registry until SIGTERM or SIGINT, then lets running requests end. Calls `reload` at
+/// every SIGHUP; its error is logged.
 ///
 /// # Errors
 /// See [`ServeError`].
-pub fn serve(config: &Config) -> Result<(), ServeError> {
+pub fn serve(
+    config: &Config,
+    reload: impl Fn() -> Result<(), String> + 'static,
+) -> Result<(), ServeError> {
     actix_rt::System::new().block_on(async {
+        // Before the wait for the lock: a closed terminal must not end a server that starts.
+        let hangup = signal(SignalKind::hangup())?;
         let started = start(config)?;
         tracing::info!(
             address = %started.address,
@@ -141,6 +152,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             );
         }
         stop_on_signal(&started)?;
+        reload_on(hangup, Arc::clone(&started.state), reload);
         started.wait().await?;
         tracing::info!("stopped");
         Ok(())
@@ -166,6 +178,25 @@ fn stop_on_signal(started: &Started) -> Result<(), ServeError> {
         }
     });
     Ok(())
+}
+
+fn reload_on(
+    mut hangup: Signal,
+    state: Arc<State>,
+    reload: impl Fn() -> Result<(), String> + 'static,
+) {
+    actix_rt::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let reloaded = reload();
+            state.metrics().reloaded(reloaded.is_ok());
+            match reloaded {
+                Ok(()) => tracing::info!(
+                    "SIGHUP: the log's level was read again; other settings take a restart"
+                ),
+                Err(error) => tracing::error!(%error, "SIGHUP: the configuration stays as it was"),
+            }
+        }
+    });
 }
 
 async fn purge_forever(state: &State, purge: Purge) {

@@ -289,6 +289,31 @@ fn a_failing_disk_stops_pushes_and_not_pulls() {
     }
 }
 
+/// The thread that writes the records is gone: nothing can be stored any more, and whoever asks
+/// whether the registry is ready is told so.
+#[test]
+fn a_panic_of_the_writer_turns_readiness_off_and_pulls_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    prepare(&root);
+    let armed = root.with_extension("armed");
+    let armed_text = armed.to_string_lossy().into_owned();
+    let mut environment = QUIET.to_vec();
+    environment.push(("REGISTRY_FAILPOINTS", "records-before-commit=panic@1"));
+    environment.push(("REGISTRY_FAILPOINTS_ARMED", &armed_text));
+    let server = Server::start(&root, &environment);
+    let mut client = server.client();
+    assert_eq!(client.get("/readyz").unwrap().status, 200);
+    std::fs::write(&armed, "").unwrap();
+    expect(client.push_manifest("a", "new", &new_manifest()), 503);
+    wait("it is not ready", || (client.get("/readyz").unwrap().status == 503).then_some(()));
+    assert_eq!(client.get("/livez").unwrap().status, 200);
+    expect(client.push_manifest("a", "new", &new_manifest()), 503);
+    client.pull("a", "kept").unwrap();
+    server.kill();
+    recover(&root, Request::Blob, false);
+}
+
 /// A full disk fails the request and leaves nothing behind; the next one may work.
 #[test]
 fn a_full_disk_refuses_and_recovers_without_a_restart() {

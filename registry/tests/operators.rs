@@ -290,3 +290,69 @@ fn a_store_that_cannot_be_opened_is_said_so() {
     assert_eq!(held.code, 78);
     assert!(held.err.contains("in use by another registry process"), "{}", held.err);
 }
+
+/// A second process of the same directory refuses connections while it waits, so that clients go
+/// elsewhere, and serves once the first one has stopped.
+#[test]
+fn a_second_server_listens_only_once_it_has_the_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let first = Server::start(&root, &SLOW);
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let spawn = |wait: &str, log: &Path| {
+        std::process::Command::new(support::BINARY)
+            .args(["serve", "--addr", &port.to_string(), "--root"])
+            .arg(&root)
+            .env("REGISTRY_HTTP_DRAINTIMEOUT", wait)
+            .stderr(std::fs::File::create(log).unwrap())
+            .spawn()
+            .unwrap()
+    };
+    let log = directory.path().join("second.log");
+    let said = |word: &str| std::fs::read_to_string(&log).unwrap().contains(word).then_some(());
+    let mut second = spawn("1s", &log);
+    wait("it says that it waits", || said("another registry process holds the directory"));
+    assert!(std::net::TcpStream::connect(port).is_err(), "nobody would answer there");
+    let status = wait("it gives up", || second.try_wait().unwrap());
+    assert_eq!(status.code(), Some(78));
+    said("is in use by another registry process").unwrap();
+
+    let mut third = spawn("60s", &log);
+    wait("it says that it waits", || said("another registry process holds the directory"));
+    first.stop();
+    wait("it serves", || std::net::TcpStream::connect(port).ok());
+    third.kill().unwrap();
+    third.wait().unwrap();
+}
+
+/// What a closed terminal sends, and what daemons take as "read your configuration again".
+#[test]
+fn a_hangup_reads_the_log_level_again_and_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let config = directory.path().join("config.yml");
+    std::fs::write(&config, "log: {level: info}").unwrap();
+    let file = config.to_string_lossy().into_owned();
+    let server = Server::start(&root, &[("REGISTRY_CONFIGURATION_PATH", &file)]);
+    let mut client = server.client();
+    let hang_up = || {
+        let pid = rustix::process::Pid::from_raw(server.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    };
+    let metric = |client: &mut Client| {
+        let text = String::from_utf8(client.get("/metrics").unwrap().body).unwrap();
+        text.contains("registry_config_last_reload_successful 1\n")
+    };
+    std::fs::write(&config, "log: {level: nonsense}").unwrap();
+    hang_up();
+    wait("the failure is said", || server.log().contains("log.level").then_some(()));
+    assert!(!metric(&mut client), "and shown");
+
+    std::fs::write(&config, "log: {level: error}").unwrap();
+    hang_up();
+    wait("the level is read", || metric(&mut client).then_some(()));
+    let lines = server.log().lines().count();
+    assert_eq!(client.get("/v2/").unwrap().status, 200);
+    assert_eq!(server.log().lines().count(), lines, "no line per request any more");
+    server.stop();
+}

@@ -237,9 +237,9 @@ fn collection_stops_nobody_and_loses_nothing() {
         ("deleted", seen.deleted.load(Ordering::Relaxed)),
         ("layers found", seen.found.load(Ordering::Relaxed)),
         ("mounted", seen.mounted.load(Ordering::Relaxed)),
-        ("condemned", metric("registry_collection_condemned_total")),
-        ("rescued", metric("registry_collection_rescued_links")),
-        ("freed", metric("registry_collection_freed_blobs_total")),
+        ("condemned", metric("registry_gc_condemned_total")),
+        ("rescued", metric("registry_gc_rescued_total")),
+        ("freed", metric("registry_gc_deleted_total")),
     ];
     eprintln!("{counts:?}");
     for (what, count) in counts {

@@ -9,10 +9,12 @@
 //! A crash in between leaves a blob in state `removing`, and the next start does it again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt as _;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use shared::{Digest, RepoName};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -78,7 +80,12 @@ pub struct Totals {
     pub blobs: Counter,
     pub bytes: Counter,
     pub condemned: Counter,
+    pub rounds: Counter,
     pub rounds_failed: Counter,
+    /// Seconds that rounds took.
+    pub seconds: Counter<f64, AtomicU64>,
+    /// Unix time of the end of the last round that ended well.
+    pub last_success: Gauge,
     /// Files without a record, which a crash had left.
     pub swept: Counter,
 }
@@ -140,11 +147,17 @@ impl Collector {
     }
 
     async fn round(&self) {
+        let began = Instant::now();
         let finished = self.finish_interrupted().await;
         let collected = match finished {
             Ok(()) => self.collect(self.settings.grace, false).await,
             Err(error) => Err(error),
         };
+        self.totals.rounds.inc();
+        self.totals.seconds.inc_by(began.elapsed().as_secs_f64());
+        if collected.is_ok() {
+            self.totals.last_success.set(unix_seconds());
+        }
         match collected {
             Ok(collected) if collected.blobs > 0 => {
                 let Collected { blobs, bytes, unlinked, .. } = collected;
@@ -444,4 +457,10 @@ impl Collector {
         })
         .await
     }
+}
+
+/// Unix time.
+pub(super) fn unix_seconds() -> i64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use prometheus_client::metrics::counter::Counter;
 use shared::{Algorithm, Digest, Reference, RepoName, Tag};
 
 use super::check::check;
@@ -100,11 +101,13 @@ impl Content {
         repo: &RepoName,
         reference: &Reference,
     ) -> Result<Option<Arc<StoredManifest>>, ContentError> {
+        self.cache.totals.requests.inc();
         // The stamp before the read: what changes during the read makes the entry stale at once.
         let stamp = self.records.change_stamp(repo);
         if let Some(stamp) = stamp
             && let Some(found) = self.cache.get(repo, reference, stamp)
         {
+            self.cache.totals.hits.inc();
             return Ok(Some(found));
         }
         let Some(found) = self.records.resolve(repo, reference).await? else { return Ok(None) };
@@ -178,6 +181,14 @@ const ENTRY_BYTES: usize = 512;
 #[derive(Debug, Default)]
 pub(super) struct Cache {
     generations: Mutex<Generations>,
+    pub(super) totals: CacheTotals,
+}
+
+/// Counted since the start.
+#[derive(Debug, Default)]
+pub struct CacheTotals {
+    pub requests: Counter,
+    pub hits: Counter,
 }
 
 #[derive(Debug, Default)]

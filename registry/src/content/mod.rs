@@ -25,9 +25,10 @@ use crate::store::{Disk, SessionId, StoreError};
 pub use blobs::OpenBlob;
 pub use check::{InvalidManifest, MANIFEST_BYTES_MAX};
 pub use locks::DigestLocks;
-pub use manifests::{DeleteError, PushError, Pushed};
+pub use manifests::{CacheTotals, DeleteError, PushError, Pushed};
 pub use referrers::referrers_index;
-pub use sessions::{SessionError, Writer};
+use sessions::Outcome;
+pub use sessions::{SessionError, UploadOutcomes, Writer};
 pub use uploads::{FinishError, ReceiveError};
 
 /// Reads a manifest and forgets it, for [`crate::edge`].
@@ -98,6 +99,16 @@ impl Content {
         &self.disk
     }
 
+    /// How often manifests were found in memory.
+    pub fn manifest_cache(&self) -> &CacheTotals {
+        &self.cache.totals
+    }
+
+    /// How uploads ended.
+    pub fn upload_outcomes(&self) -> &UploadOutcomes {
+        self.sessions.outcomes()
+    }
+
     pub fn records(&self) -> &dyn Records {
         &*self.records
     }
@@ -131,7 +142,12 @@ impl Content {
             let (id, size) = (writer.id(), writer.offset());
             let published = this.publish_bytes(id, writer.repo(), &digest, size).await;
             let cancelled = writer.cancelled();
-            blocking(move || writer.finish()).await?;
+            let outcome = match (&published, cancelled) {
+                (Ok(()), _) => Outcome::Completed,
+                (Err(_), true) => Outcome::Cancelled,
+                (Err(_), false) => Outcome::Failed,
+            };
+            blocking(move || writer.finish(outcome)).await?;
             match published {
                 Ok(()) => Ok(size),
                 // Its files went away under us.

@@ -5,17 +5,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
-use shared::Digest;
+use prometheus_client::metrics::gauge::Gauge;
 
-use super::collect::Collector;
+use super::collect::{Collector, unix_seconds};
 use super::{Content, ContentError, blocking};
-use crate::records::{BlobRecord, BlobState};
+use crate::records::{BlobRecord, BlobState, ScrubProgress};
 
 /// Blobs looked up at a time.
 const PAGE: usize = 100;
 
 /// The first pass begins this long after the start, when clients have had their turn.
 const START_DELAY: Duration = Duration::from_secs(60);
+
+/// How often a pass keeps how far it has come: what a restart reads again at most.
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Time from a pass that failed to the next attempt at most.
+const RETRY: Duration = Duration::from_secs(3600);
 
 /// How a scrub goes about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +43,11 @@ impl Default for Settings {
 pub struct Totals {
     pub bytes: Counter,
     pub rotten: Counter,
+    /// Blobs that could not be read, and passes that ended early.
+    pub errors: Counter,
     pub passes: Counter,
+    /// Unix time of the end of the last pass.
+    pub last_success: Gauge,
 }
 
 /// See the module.
@@ -73,31 +83,65 @@ impl Scrub {
         }
         tokio::time::sleep(START_DELAY.min(self.settings.interval)).await;
         loop {
-            if let Err(error) = self.pass().await {
-                tracing::warn!(%error, "the scrub stopped early; it begins anew later");
-            }
-            tokio::time::sleep(self.settings.interval).await;
+            let wait = match self.pass().await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    self.totals.errors.inc();
+                    tracing::warn!(%error, "the scrub stopped early; it goes on later");
+                    RETRY.min(self.settings.interval)
+                }
+            };
+            tokio::time::sleep(wait).await;
         }
     }
 
-    /// Reads every blob once.
+    /// Reads every blob once, from where an earlier process stopped; nothing, while the last pass is
+    /// younger than the interval. Gives the time until the next one.
     ///
     /// # Errors
     /// When records or disk fail.
-    pub async fn pass(&self) -> Result<(), ContentError> {
-        let mut after: Option<Digest> = None;
-        loop {
-            let page = self.content.records.list_blobs(after.as_ref(), PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.digest.clone());
-            for blob in page.iter().filter(|blob| blob.state == BlobState::Live) {
-                if self.stopped.load(Ordering::Acquire) {
-                    return Ok(());
-                }
-                self.look_at(blob).await?;
+    pub async fn pass(&self) -> Result<Duration, ContentError> {
+        let records = &self.content.records;
+        let mut progress = records.scrub_progress().await?;
+        if progress.after.is_none()
+            && let Some(finished) = progress.finished
+        {
+            let next = finished.after(self.settings.interval).since(records.gc_now());
+            if !next.is_zero() {
+                return Ok(next);
             }
         }
+        let mut saved = Instant::now();
+        loop {
+            let page = records.list_blobs(progress.after.as_ref(), PAGE).await?;
+            if page.is_empty() {
+                break;
+            }
+            for blob in &page {
+                if self.stopped.load(Ordering::Acquire) {
+                    return Ok(self.settings.interval);
+                }
+                if blob.state == BlobState::Live {
+                    self.look_at(blob).await?;
+                }
+                progress.after = Some(blob.digest.clone());
+                if saved.elapsed() > SAVE_INTERVAL {
+                    self.save(&progress).await?;
+                    saved = Instant::now();
+                }
+            }
+        }
+        self.save(&ScrubProgress { after: None, finished: Some(records.gc_now()) }).await?;
         self.totals.passes.inc();
+        self.totals.last_success.set(unix_seconds());
+        Ok(self.settings.interval)
+    }
+
+    /// A store that takes no writes is read all the same.
+    async fn save(&self, progress: &ScrubProgress) -> Result<(), ContentError> {
+        if self.content.writable().is_ok() {
+            self.content.records.save_scrub_progress(progress).await?;
+        }
         Ok(())
     }
 
@@ -130,7 +174,10 @@ impl Scrub {
                 }
             }
             // Unreadable is not rotten: the cable may be loose.
-            Err(error) => tracing::error!(digest = %blob.digest, %error, "a blob cannot be read"),
+            Err(error) => {
+                self.totals.errors.inc();
+                tracing::error!(digest = %blob.digest, %error, "a blob cannot be read");
+            }
         }
         Ok(())
     }
@@ -140,4 +187,59 @@ impl Scrub {
 fn time_for(bytes: u64, rate: u64) -> Option<Duration> {
     let micros = u128::from(bytes) * 1_000_000 / u128::from(rate.max(1));
     (rate != 0).then(|| Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::Digest;
+
+    use super::*;
+    use crate::content::{Policy, collect};
+    use crate::records::Missing;
+    use crate::records::sqlite::{self, SqliteRecords};
+    use crate::store::{self, Disk};
+
+    async fn content(root: &std::path::Path) -> Content {
+        let options = store::Options { wait_for_lock: Duration::ZERO, reserve: Some(0) };
+        let disk = Arc::new(Disk::open(root, &options).unwrap());
+        let records = SqliteRecords::open(root, &sqlite::Options::default()).unwrap();
+        let policy = Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false };
+        Content::new(disk, Arc::new(records), policy)
+    }
+
+    fn scrub(content: &Content) -> Scrub {
+        let collector = Arc::new(Collector::new(content.clone(), collect::Settings::default()));
+        let interval = Duration::from_secs(3600);
+        Scrub::new(content.clone(), collector, Settings { rate: u64::MAX, interval })
+    }
+
+    /// A blob whose bytes are not its digest's.
+    async fn rotten(content: &Content, text: &str) -> Digest {
+        let digest = Digest::sha256(text.as_bytes());
+        std::fs::write(content.disk.blob_path(&digest), "x").unwrap();
+        content.records.link_published(&"a".parse().unwrap(), &digest, 1).await.unwrap();
+        digest
+    }
+
+    #[tokio::test]
+    async fn a_pass_goes_on_where_the_process_before_stopped_and_rests_after_its_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let content = content(directory.path()).await;
+        let mut blobs = Vec::new();
+        for n in 0..5 {
+            blobs.push(rotten(&content, &n.to_string()).await);
+        }
+        blobs.sort();
+        let after = Some(blobs[2].clone());
+        let progress = ScrubProgress { after, finished: None };
+        content.records.save_scrub_progress(&progress).await.unwrap();
+        let first = scrub(&content);
+        assert_eq!(first.pass().await.unwrap(), Duration::from_secs(3600));
+        assert_eq!(first.totals().rotten.get(), 2, "only what the process before had not seen");
+
+        // A restart does not begin a new pass before its time.
+        let second = scrub(&content);
+        assert!(second.pass().await.unwrap() > Duration::from_secs(3000));
+        assert_eq!(second.totals().rotten.get(), 0);
+    }
 }

@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use shared::{Algorithm, RepoName};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
@@ -41,6 +44,27 @@ pub enum SessionError {
     Content(#[from] ContentError),
 }
 
+/// How an upload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Outcome {
+    /// It became a blob.
+    Completed,
+    /// A client gave it up.
+    Cancelled,
+    /// Nobody went on with it.
+    Expired,
+    /// Its bytes were not the digest's, or the disk failed.
+    Failed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// Uploads that ended, counted since the start.
+pub type UploadOutcomes = Family<OutcomeLabel, Counter>;
+
 #[derive(Debug)]
 struct Open {
     id: SessionId,
@@ -56,11 +80,16 @@ struct Open {
 pub(super) struct Sessions {
     disk: Arc<Disk>,
     open: Mutex<HashMap<SessionId, Arc<Open>>>,
+    outcomes: UploadOutcomes,
 }
 
 impl Sessions {
     pub(super) fn new(disk: Arc<Disk>) -> Self {
-        Self { disk, open: Mutex::default() }
+        Self { disk, open: Mutex::default(), outcomes: Family::default() }
+    }
+
+    pub(super) fn outcomes(&self) -> &UploadOutcomes {
+        &self.outcomes
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Open>>> {
@@ -82,7 +111,14 @@ impl Sessions {
 
     /// Ends a session. Files before memory: whoever loads it meanwhile looks for its files once it
     /// is in memory (see [`Self::find`]), so no order of the two leaves it there for ever.
-    fn forget(&self, id: &SessionId) {
+    fn forget(&self, id: &SessionId, outcome: Outcome) {
+        let outcome = match outcome {
+            Outcome::Completed => "completed",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Expired => "expired",
+            Outcome::Failed => "failed",
+        };
+        self.outcomes.get_or_create(&OutcomeLabel { outcome }).inc();
         if let Some(open) = self.map().get(id) {
             open.cancelled.store(true, Ordering::Release);
         }
@@ -151,9 +187,9 @@ impl Writer {
     }
 
     /// Ends the session and removes what is left of its files. Blocks.
-    pub(super) fn finish(mut self) {
+    pub(super) fn finish(mut self, outcome: Outcome) {
         self.finished = true;
-        self.sessions.forget(&self.open.id);
+        self.sessions.forget(&self.open.id, outcome);
     }
 }
 
@@ -231,7 +267,7 @@ impl Content {
     pub async fn cancel_upload(&self, repo: &RepoName, id: SessionId) -> Result<(), SessionError> {
         let open = self.sessions.find(repo, id).await?;
         let sessions = Arc::clone(&self.sessions);
-        blocking(move || sessions.forget(&open.id)).await?;
+        blocking(move || sessions.forget(&open.id, Outcome::Cancelled)).await?;
         Ok(())
     }
 
@@ -254,7 +290,7 @@ impl Content {
                 let busy =
                     sessions.map().get(&id).is_some_and(|open| open.session.try_lock().is_err());
                 if old && !busy {
-                    sessions.forget(&id);
+                    sessions.forget(&id, Outcome::Expired);
                     purged += 1;
                 }
             }

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use shared::Digest;
 
+use super::sessions::Outcome;
 use super::{Content, ContentError, Writer, blocking};
-use crate::store::StoreError;
+use crate::store::{Disk, Session, StoreError, timed};
 
 /// Bytes handed to the pool at once: large enough that the hop costs little, small enough that
 /// many uploads at once stay small (two of these each).
@@ -105,7 +106,9 @@ impl Content {
         let algorithm = digest.algorithm();
         let (writer, synced) = blocking(move || {
             let mut writer = writer;
-            let synced = writer.with(|disk, session| session.sync(disk, algorithm));
+            let synced = writer.with(|disk, session| {
+                timed(&disk.timings().sync, || session.sync(disk, algorithm))
+            });
             (writer, synced)
         })
         .await?;
@@ -163,12 +166,15 @@ impl Writing {
     fn start(writer: Writer, batch: Vec<Bytes>) -> Self {
         Self::Busy(tokio::task::spawn_blocking(move || {
             let mut writer = writer;
-            match writer.with(|disk, session| session.append(disk, &batch)) {
+            let append = |disk: &Disk, session: &mut Session| {
+                timed(&disk.timings().writer, || session.append(disk, &batch))
+            };
+            match writer.with(append) {
                 Ok(()) => Ok(writer),
                 Err(error) => {
                     // Full or broken: give back the space at once. Waiting for the client to come
                     // back would keep the disk full for everybody.
-                    writer.finish();
+                    writer.finish(Outcome::Failed);
                     Err(error)
                 }
             }
@@ -193,5 +199,5 @@ async fn rewind(writer: Writer, to: crate::store::Checkpoint) -> Result<(), Cont
 }
 
 async fn drop_upload(writer: Writer) -> Result<(), ContentError> {
-    blocking(move || writer.finish()).await
+    blocking(move || writer.finish(Outcome::Failed)).await
 }

@@ -95,6 +95,10 @@ impl State {
         &self.content
     }
 
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// A name for a request: the client's own if it sent a sensible one.
     fn request_id(&self, req: &HttpRequest) -> Arc<str> {
         let own = req.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());

@@ -4,6 +4,9 @@ use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,24 +33,46 @@ pub enum LogError {
     Twice,
 }
 
+/// Changes how much is logged while the process runs.
+#[derive(Clone, Debug)]
+pub struct Level(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
+
+impl Level {
+    /// Logs by `level` from now on.
+    ///
+    /// # Errors
+    /// [`LogError::Level`]; the level stays as it was.
+    pub fn set(&self, level: &str) -> Result<(), LogError> {
+        // The handle fails only when logging itself is gone.
+        self.0.reload(filter(level)?).map_err(|_| LogError::Level(level.to_owned()))
+    }
+}
+
+fn filter(level: &str) -> Result<EnvFilter, LogError> {
+    // What actix says about its start is noise at `info`; a filter of one's own can ask for it.
+    EnvFilter::try_new(format!("actix_server=warn,{level}"))
+        .map_err(|_| LogError::Level(level.to_owned()))
+}
+
 /// Starts logging for the whole process.
 ///
 /// # Errors
 /// See [`LogError`].
-pub fn init(settings: &Settings) -> Result<(), LogError> {
-    // What actix says about its start is noise at `info`; a filter of one's own can ask for it.
-    let filter = EnvFilter::try_new(format!("actix_server=warn,{}", settings.level))
-        .map_err(|_| LogError::Level(settings.level.clone()))?;
+pub fn init(settings: &Settings) -> Result<Level, LogError> {
+    let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_timer(SystemTime)
         .with_target(false);
+    let registry = tracing_subscriber::registry().with(filter);
     match format {
-        Format::Text => builder.with_ansi(terminal).try_init(),
-        Format::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
+        Format::Text => registry.with(lines.with_ansi(terminal)).try_init(),
+        Format::Json => {
+            registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init()
+        }
     }
-    .map_err(|_| LogError::Twice)
+    .map_err(|_| LogError::Twice)?;
+    Ok(Level(handle))
 }

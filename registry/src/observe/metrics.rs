@@ -2,7 +2,7 @@
 //! on working; no repository label, whose number nothing bounds.
 
 use std::fmt::Write as _;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,7 +14,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::Exchange;
-use crate::content::{collect, scrub};
+use super::process::Process;
+use crate::content::{Content, collect, scrub};
 use crate::records::Waiting;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -76,6 +77,8 @@ pub struct Metrics {
     disk_free: Gauge<u64, AtomicU64>,
     writable: Gauge,
     waiting: WaitingGauges,
+    reload_successful: Gauge,
+    process: Process,
 }
 
 /// What waits for collection.
@@ -84,7 +87,7 @@ struct WaitingGauges {
     reviews: Gauge<u64, AtomicU64>,
     links: Gauge<u64, AtomicU64>,
     bytes: Gauge<u64, AtomicU64>,
-    rescued: Gauge<u64, AtomicU64>,
+    rescued: Counter,
     quarantined: Gauge<u64, AtomicU64>,
 }
 
@@ -115,7 +118,10 @@ impl Default for Metrics {
             disk_free: Gauge::default(),
             writable: Gauge::default(),
             waiting: WaitingGauges::default(),
+            reload_successful: Gauge::default(),
+            process: Process::default(),
         };
+        metrics.reloaded(true);
         metrics.register();
         metrics
     }
@@ -123,6 +129,7 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&mut self) {
+        self.process.register(&mut self.registry);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         let root = self.registry.sub_registry_with_prefix("registry");
         root.register("build", "The running version", build);
@@ -133,6 +140,11 @@ impl Metrics {
         root.register("uploads_active", "Open uploads", self.uploads_active.clone());
         root.register("storage_free_bytes", "Free space of the disk", self.disk_free.clone());
         root.register("storage_writable", "1 while pushes can succeed", self.writable.clone());
+        root.register(
+            "config_last_reload_successful",
+            "1 unless the configuration could not be read again",
+            self.reload_successful.clone(),
+        );
         let http = root.sub_registry_with_prefix("http");
         http.register("requests", "Requests answered", self.requests.clone());
         http.register(
@@ -145,27 +157,62 @@ impl Metrics {
         http.register("response_size_bytes", "Bytes of answer bodies", self.response_bytes.clone());
     }
 
+    /// Shows what the store counts.
+    pub fn show_storage(&mut self, content: &Content) {
+        let root = self.registry.sub_registry_with_prefix("registry");
+        root.register(
+            "upload_outcomes",
+            "Uploads that ended, by how",
+            content.upload_outcomes().clone(),
+        );
+        let storage = root.sub_registry_with_prefix("storage");
+        let actions = content.disk().timings().family().clone();
+        storage.register("action_seconds", "Time that the disk takes", actions);
+        let cache = content.manifest_cache();
+        let requests = cache.requests.clone();
+        storage.register("cache_requests", "Manifests looked up in memory", requests);
+        storage.register("cache_hits", "Manifests found in memory", cache.hits.clone());
+    }
+
     /// Shows what collection and scrub count.
     pub fn show_upkeep(&mut self, collect: &collect::Totals, scrub: &scrub::Totals) {
         let waiting = &self.waiting;
         let root = self.registry.sub_registry_with_prefix("registry");
         let quarantined = waiting.quarantined.clone();
         root.register("storage_quarantined_blobs", "Blobs found rotten, not healed", quarantined);
-        let gc = root.sub_registry_with_prefix("collection");
-        gc.register("freed_blobs", "Blobs removed", collect.blobs.clone());
+        let gc = root.sub_registry_with_prefix("gc");
+        gc.register("runs", "Rounds of collection", collect.rounds.clone());
+        gc.register("failed_runs", "Rounds that ended early", collect.rounds_failed.clone());
+        gc.register("duration_seconds", "Time that rounds took", collect.seconds.clone());
+        gc.register(
+            "last_success_timestamp_seconds",
+            "End of the last round that ended well, in Unix time",
+            collect.last_success.clone(),
+        );
+        gc.register("deleted", "Blobs removed", collect.blobs.clone());
         gc.register("freed_bytes", "Bytes of removed blobs", collect.bytes.clone());
         gc.register("condemned", "Links condemned", collect.condemned.clone());
-        gc.register("failed_rounds", "Rounds that ended early", collect.rounds_failed.clone());
+        let rescued = waiting.rescued.clone();
+        gc.register("rescued", "Condemned links that are in use again", rescued);
         gc.register("swept_files", "Files removed that a crash had left", collect.swept.clone());
         gc.register("waiting_reviews", "Reviews queued", waiting.reviews.clone());
         gc.register("waiting_links", "Links condemned, not yet removed", waiting.links.clone());
         gc.register("waiting_bytes", "Bytes that come back after the grace", waiting.bytes.clone());
-        let rescued = waiting.rescued.clone();
-        gc.register("rescued_links", "Condemned links in use again, since the start", rescued);
         let scrubbed = root.sub_registry_with_prefix("scrub");
         scrubbed.register("bytes", "Bytes read to find rot", scrub.bytes.clone());
         scrubbed.register("rotten", "Blobs found rotten", scrub.rotten.clone());
+        scrubbed.register("errors", "Blobs and passes that failed", scrub.errors.clone());
         scrubbed.register("passes", "Times that everything was read", scrub.passes.clone());
+        scrubbed.register(
+            "last_success_timestamp_seconds",
+            "End of the last pass, in Unix time",
+            scrub.last_success.clone(),
+        );
+    }
+
+    /// Says whether a configuration was read anew.
+    pub fn reloaded(&self, successful: bool) {
+        self.reload_successful.set(i64::from(successful));
     }
 
     /// Counts a request that begins to be handled.
@@ -212,8 +259,10 @@ impl Metrics {
         self.waiting.reviews.set(gauges.waiting.reviews);
         self.waiting.links.set(gauges.waiting.condemned_links);
         self.waiting.bytes.set(gauges.waiting.condemned_bytes);
-        self.waiting.rescued.set(gauges.waiting.rescued);
+        // Counted where it happens, and never less than before.
+        self.waiting.rescued.inner().store(gauges.waiting.rescued, Ordering::Relaxed);
         self.waiting.quarantined.set(gauges.waiting.quarantined);
+        self.process.read();
         let mut text = String::new();
         if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
             // Writing to a String does not fail.

@@ -2,12 +2,13 @@
 
 mod log;
 mod metrics;
+mod process;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub use log::{Format, LogError, Settings, init};
+pub use log::{Format, Level, LogError, Settings, init};
 pub use metrics::{Gauges, Metrics};
 
 /// One request and its answer, from the head's arrival to the last byte sent.

@@ -13,8 +13,8 @@ use super::stamps::Stamps;
 use super::{
     BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, Missing,
     Page, PutManifest, PutManifestError, PutOutcome, Reclaimable, Records, RecordsError,
-    ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope, Reviewed, StoredManifest,
-    Waiting,
+    ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope, Reviewed, ScrubProgress,
+    StoredManifest, Waiting,
 };
 
 /// See the module.
@@ -23,6 +23,7 @@ pub struct MemoryRecords {
     stamps: Stamps,
     clock: GcClock,
     review_delay: Duration,
+    scrub: Mutex<ScrubProgress>,
 }
 
 #[derive(Default)]
@@ -251,6 +252,7 @@ impl MemoryRecords {
             facts: Mutex::default(),
             stamps: Stamps::new(),
             clock: GcClock::starting_at(GcTime::default()),
+            scrub: Mutex::default(),
             review_delay,
         }
     }
@@ -666,6 +668,15 @@ impl Records for MemoryRecords {
     }
 
     async fn sweep_done(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn scrub_progress(&self) -> Result<ScrubProgress> {
+        Ok(self.scrub.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    async fn save_scrub_progress(&self, progress: &ScrubProgress) -> Result<()> {
+        *self.scrub.lock().unwrap_or_else(PoisonError::into_inner) = progress.clone();
         Ok(())
     }
 

@@ -247,6 +247,16 @@ pub struct Waiting {
     pub quarantined: u64,
 }
 
+/// How far the scrub has come. It outlives the process: a store that takes longer to read than its
+/// server runs at a time would otherwise never be read to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubProgress {
+    /// The last blob that the pass under way has looked at; `None` between two passes.
+    pub after: Option<Digest>,
+    /// When the last whole pass ended.
+    pub finished: Option<GcTime>,
+}
+
 /// What could be freed. See [`Records::reclaimable`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reclaimable {
@@ -531,6 +541,12 @@ pub trait Records: Send + Sync + 'static {
 
     /// Records that the sweep went through.
     async fn sweep_done(&self) -> Result<()>;
+
+    /// How far the scrub of an earlier process came.
+    async fn scrub_progress(&self) -> Result<ScrubProgress>;
+
+    /// Keeps how far the scrub has come.
+    async fn save_scrub_progress(&self, progress: &ScrubProgress) -> Result<()>;
 
     // --- operators ---
 

@@ -20,7 +20,7 @@ pub(super) struct Subject {
 
 pub(super) fn sqlite() -> Subject {
     let directory = tempfile::tempdir().unwrap();
-    let options = Options { review_delay: HOUR, readers: 2 };
+    let options = Options { review_delay: HOUR, readers: 2, ..Options::default() };
     let records = Arc::new(SqliteRecords::open(directory.path(), &options).unwrap());
     let clock = Arc::clone(&records);
     let advance = Box::new(move |by| clock.advance_clock(by));
@@ -579,6 +579,18 @@ async fn usage_counts_shared_blobs_apart(s: &Subject) {
     assert_eq!(s.faults().await, []);
 }
 
+async fn the_scrub_goes_on_where_it_was(s: &Subject) {
+    assert_eq!(s.records.scrub_progress().await.unwrap(), ScrubProgress::default());
+    for progress in [
+        ScrubProgress { after: Some(digest("a")), finished: None },
+        ScrubProgress { after: Some(digest("b")), finished: Some(GcTime::from_millis(7)) },
+        ScrubProgress { after: None, finished: Some(GcTime::from_millis(9)) },
+    ] {
+        s.records.save_scrub_progress(&progress).await.unwrap();
+        assert_eq!(s.records.scrub_progress().await.unwrap(), progress);
+    }
+}
+
 async fn blobs_are_listed_in_pages(s: &Subject) {
     let mut want = Vec::new();
     for n in 0..5 {
@@ -636,4 +648,5 @@ suite! {
     stamps_move_with_every_change_of_the_repository
     usage_counts_shared_blobs_apart
     blobs_are_listed_in_pages
+    the_scrub_goes_on_where_it_was
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
-use super::{ALGORITHMS, Disk};
+use super::{ALGORITHMS, Disk, Timings};
 
 /// How a directory is opened.
 #[derive(Clone, Debug)]
@@ -82,6 +82,7 @@ impl Disk {
             reserve: options.reserve.unwrap_or(RESERVE_BYTES.min(percent)),
             boot_id: boot_id(),
             broken: OnceLock::new(),
+            timings: Timings::default(),
             _lock: lock,
         })
     }

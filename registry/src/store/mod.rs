@@ -11,6 +11,7 @@
 mod directory;
 mod inventory;
 mod session;
+mod timings;
 
 use std::fs::File;
 use std::io;
@@ -25,6 +26,7 @@ use crate::failpoint::fail_point;
 pub use directory::{OpenError, Options};
 pub use inventory::{Found, Rotten, SHARDS};
 pub use session::{Checkpoint, Session, SessionId};
+pub use timings::{Timings, timed};
 
 /// Why bytes could not be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,7 @@ pub struct Disk {
     reserve: u64,
     boot_id: String,
     broken: OnceLock<String>,
+    timings: Timings,
     _lock: File,
 }
 
@@ -63,6 +66,11 @@ impl Disk {
     /// The directory that this store lives in.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// How long it takes.
+    pub fn timings(&self) -> &Timings {
+        &self.timings
     }
 
     /// Why the store takes no writes any more, if so.
@@ -107,7 +115,7 @@ impl Disk {
     /// # Errors
     /// `NotFound` when no such bytes are published.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
-        File::open(self.blob_path(digest))
+        timed(&self.timings.reader, || File::open(self.blob_path(digest)))
     }
 
     /// Moves an upload's bytes to their digest's place, durably; replaces what is there.
@@ -118,6 +126,10 @@ impl Disk {
     /// # Errors
     /// `NotFound` inside [`StoreError::Io`] when the upload was cancelled meanwhile.
     pub fn publish(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
+        timed(&self.timings.publish, || self.publish_untimed(session, digest))
+    }
+
+    fn publish_untimed(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
         std::fs::rename(self.session_dir(session).join("data"), &target)
             .map_err(|source| self.failed("publish the blob", source))?;
@@ -133,11 +145,11 @@ impl Disk {
     /// # Errors
     /// What unlink and fsync answer.
     pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        match std::fs::remove_file(self.blob_path(digest)) {
+        timed(&self.timings.delete, || match std::fs::remove_file(self.blob_path(digest)) {
             Ok(()) => self.sync_shard(digest),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(source) => Err(self.failed("remove the blob", source)),
-        }
+        })
     }
 
     fn sync_shard(&self, digest: &Digest) -> Result<(), StoreError> {

@@ -91,8 +91,58 @@ fn probes_and_metrics() {
         "registry_http_request_duration_seconds_count",
         "registry_http_response_size_bytes_sum{handler=\"manifest\",method=\"get\"}",
         "registry_http_in_flight_requests{handler=\"manifest\"} 0",
+        "registry_storage_action_seconds_count{driver=\"filesystem\",action=\"Move\"} 1",
+        "registry_storage_action_seconds_count{driver=\"filesystem\",action=\"Sync\"} 1",
+        "registry_storage_cache_requests_total 1",
+        "registry_storage_cache_hits_total 0",
+        "registry_upload_outcomes_total{outcome=\"completed\"} 1",
+        "registry_config_last_reload_successful 1",
+        "registry_scrub_last_success_timestamp_seconds",
+        "registry_gc_rescued_total 0",
+        "registry_build_info{version=",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse().unwrap()
+    };
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_cpu_seconds_total") > 0.0);
+    assert!((1.0..value("process_max_fds")).contains(&value("process_open_fds")));
+    let started = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64()
+        - value("process_start_time_seconds");
+    assert!((-2.0..3600.0).contains(&started), "started {started} s ago");
+}
+
+/// What operators' dashboards and rules may rely on, whatever the registry has done so far.
+#[test]
+fn every_metric_has_a_value_from_the_start() {
+    let registry = Registry::start();
+    let text = String::from_utf8(registry.get("/metrics").expect(200).body).unwrap();
+    for name in [
+        "registry_uploads_active",
+        "registry_storage_free_bytes",
+        "registry_storage_writable",
+        "registry_storage_quarantined_blobs",
+        "registry_gc_runs_total",
+        "registry_gc_failed_runs_total",
+        "registry_gc_duration_seconds_total",
+        "registry_gc_last_success_timestamp_seconds",
+        "registry_gc_deleted_total",
+        "registry_gc_freed_bytes_total",
+        "registry_gc_condemned_total",
+        "registry_gc_rescued_total",
+        "registry_gc_swept_files_total",
+        "registry_gc_waiting_reviews",
+        "registry_gc_waiting_links",
+        "registry_gc_waiting_bytes",
+        "registry_scrub_bytes_total",
+        "registry_scrub_rotten_total",
+        "registry_scrub_errors_total",
+        "registry_scrub_passes_total",
+    ] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
     }
 }
 

@@ -11,7 +11,7 @@ use super::manifests::{self, IS_KEPT};
 use super::schema::{REVIEW_BLOB, REVIEW_LINK, STATE_LIVE, STATE_QUARANTINED, STATE_REMOVING};
 use super::writer::Change;
 use crate::records::{
-    BlobRecord, BlobState, CheckCursor, CheckPage, Fault, GcTime, Page, RepoUsage,
+    BlobRecord, BlobState, CheckCursor, CheckPage, Fault, GcTime, Page, RepoUsage, ScrubProgress,
 };
 
 fn blob_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<BlobRecord> {
@@ -143,6 +143,37 @@ pub(super) fn remove_repository(
     manifests::unlist_if_empty(c, repo)?;
     change.touch(name);
     Ok(true)
+}
+
+/// The digest after which a scrub goes on; an empty one between two passes.
+const SCRUB_AFTER: &str = "scrub_after";
+const SCRUB_FINISHED: &str = "scrub_finished";
+
+pub(super) fn scrub_progress(c: &Connection) -> rusqlite::Result<ScrubProgress> {
+    let after = c
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1 AND value <> x''")?
+        .query_row([SCRUB_AFTER], |row| row.get::<_, DigestColumn>(0).map(|digest| digest.0))
+        .optional()?;
+    let finished = c
+        .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
+        .query_row([SCRUB_FINISHED], |row| row.get(0).map(GcTime::from_millis))
+        .optional()?;
+    Ok(ScrubProgress { after, finished })
+}
+
+pub(super) fn save_scrub_progress(
+    c: &Connection,
+    progress: &ScrubProgress,
+) -> rusqlite::Result<()> {
+    let mut save = c.prepare_cached("INSERT OR REPLACE INTO meta(key, value) VALUES (?1, ?2)")?;
+    save.execute(params![
+        SCRUB_AFTER,
+        progress.after.as_ref().map(digest_bytes).unwrap_or_default()
+    ])?;
+    if let Some(finished) = progress.finished {
+        save.execute(params![SCRUB_FINISHED, finished.as_millis()])?;
+    }
+    Ok(())
 }
 
 /// The parts of a check, in their order.

@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use prometheus_client::metrics::histogram::Histogram;
 use shared::{Digest, Reference, RepoName, Tag};
 
 use self::checkpoint::Checkpointer;
@@ -32,7 +33,7 @@ use self::writer::{Outcome, Shared, Writer};
 use super::{
     BlobRecord, CheckCursor, CheckPage, GcClock, GcTime, Page, PutManifest, PutManifestError,
     PutOutcome, Reclaimable, Records, RecordsError, ReferrerPage, RepoBlob, RepoUsage, Result,
-    ReviewScope, Reviewed, StoredManifest, Waiting,
+    ReviewScope, Reviewed, ScrubProgress, StoredManifest, Waiting,
 };
 
 /// The database's name in its directory.
@@ -45,11 +46,13 @@ pub struct Options {
     pub review_delay: Duration,
     /// Threads that read.
     pub readers: usize,
+    /// Counts how long each commit takes.
+    pub commits: Option<Histogram>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { review_delay: Duration::from_secs(3600), readers: 4 }
+        Self { review_delay: Duration::from_secs(3600), readers: 4, commits: None }
     }
 }
 
@@ -87,7 +90,8 @@ impl SqliteRecords {
         let shared = Arc::new(Shared::new(clock));
         let checkpointer = Checkpointer::start(&path, Arc::clone(&shared))?;
         let readers = Readers::start(&path, options.readers.max(1))?;
-        let writer = Writer::start(connection, checkpointer, Arc::clone(&shared))?;
+        let writer =
+            Writer::start(connection, checkpointer, Arc::clone(&shared), options.commits.clone())?;
         Ok(Self {
             path,
             writer,
@@ -276,6 +280,15 @@ impl Records for SqliteRecords {
     async fn sweep_done(&self) -> Result<()> {
         self.needs_sweep.store(false, Ordering::Release);
         Ok(())
+    }
+
+    async fn scrub_progress(&self) -> Result<ScrubProgress> {
+        self.readers.read(admin::scrub_progress).await
+    }
+
+    async fn save_scrub_progress(&self, progress: &ScrubProgress) -> Result<()> {
+        let progress = progress.clone();
+        self.change(move |change| admin::save_scrub_progress(change.connection, &progress)).await
     }
 
     async fn list_blobs(&self, after: Option<&Digest>, n: usize) -> Result<Vec<BlobRecord>> {

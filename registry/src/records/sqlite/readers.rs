@@ -1,6 +1,7 @@
 //! Threads that read, each with a connection of its own. Not the async runtime's blocking pool:
 //! that is shared with work that may take all of it, such as checking passwords.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,7 +30,9 @@ impl Readers {
             std::thread::Builder::new().name(format!("records-read-{number}")).spawn(
                 move || {
                     while let Some(job) = next(&receiver) {
-                        job(&mut connection);
+                        // A read that panics fails its own request and none of the next: the
+                        // snapshot ends as the panic passes it.
+                        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut connection)));
                     }
                 },
             )?;
@@ -57,7 +60,7 @@ impl Readers {
         }
         answer
             .await
-            .map_err(|_| RecordsError::Closed)?
+            .map_err(|_| RecordsError::Failed("a read ended without an answer".into()))?
             .map_err(|error| RecordsError::Failed(error.to_string()))
     }
 

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use prometheus_client::metrics::histogram::Histogram;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
@@ -99,6 +100,11 @@ impl Shared {
         self.poisoned.load(Ordering::Acquire)
     }
 
+    /// Whoever waits is told when the thread that would have answered is gone.
+    fn gone(&self) -> RecordsError {
+        if self.is_poisoned() { RecordsError::ReadOnly } else { RecordsError::Closed }
+    }
+
     /// No write from here on. The kernel marks pages clean after a failed sync: a second attempt
     /// would seem to work and prove nothing. Only a restart reads back what is really there.
     pub(super) fn poison(&self, error: &rusqlite::Error) {
@@ -112,6 +118,22 @@ impl Shared {
 #[derive(Clone)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+}
+
+/// Turns the records read-only when their thread panics: nobody would take a change any more, and
+/// the readiness probe has to say so.
+struct Alarm(Arc<Shared>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(
+                "records: the thread that writes has panicked; read-only until a restart"
+            );
+            self.0.poisoned.store(true, Ordering::Release);
+        }
+    }
 }
 
 enum Message {
@@ -125,14 +147,18 @@ impl Writer {
         connection: Connection,
         checkpointer: Checkpointer,
         shared: Arc<Shared>,
+        commits: Option<Histogram>,
     ) -> std::io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         let saved_clock = shared.clock.now();
-        let mut thread = Thread { connection, checkpointer, shared, saved_clock };
-        std::thread::Builder::new()
-            .name("records-write".into())
-            .spawn(move || thread.run(receiver))?;
-        Ok(Self { queue })
+        let mut thread =
+            Thread { connection, checkpointer, shared: Arc::clone(&shared), saved_clock, commits };
+        let alarm = Alarm(Arc::clone(&shared));
+        std::thread::Builder::new().name("records-write".into()).spawn(move || {
+            let _alarm = alarm;
+            thread.run(receiver);
+        })?;
+        Ok(Self { queue, shared })
     }
 
     /// Applies a change and waits until it is durable. `apply` may run more than once, each time
@@ -144,8 +170,8 @@ impl Writer {
     {
         let (reply, answer) = oneshot::channel();
         let job = Box::new(Pending { apply, value: None, reply });
-        self.queue.send(Message::Change(job)).await.map_err(|_| RecordsError::Closed)?;
-        answer.await.map_err(|_| RecordsError::Closed)?
+        self.queue.send(Message::Change(job)).await.map_err(|_| self.shared.gone())?;
+        answer.await.map_err(|_| self.shared.gone())?
     }
 
     /// Ends the thread after what is queued.
@@ -198,6 +224,8 @@ struct Thread {
     shared: Arc<Shared>,
     /// The collection clock as the database has it.
     saved_clock: GcTime,
+    /// How long commits take.
+    commits: Option<Histogram>,
 }
 
 impl Thread {
@@ -308,7 +336,11 @@ impl Thread {
         if fail_point!("commit", off) {
             return self.connection.execute_batch("ROLLBACK");
         }
+        let began = Instant::now();
         self.connection.execute_batch("COMMIT")?;
+        if let Some(commits) = &self.commits {
+            commits.observe(began.elapsed().as_secs_f64());
+        }
         fail_point!("records-after-commit");
         if save_clock {
             self.saved_clock = now;
