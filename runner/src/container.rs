@@ -40,7 +40,8 @@ pub struct Record {
     /// `--init`: a reaper of ours is process 1.
     pub init: bool,
     pub stop_signal: Option<String>,
-    pub stop_timeout_seconds: Option<u32>,
+    /// Negative: KILL never follows.
+    pub stop_timeout_seconds: Option<i32>,
     pub cgroup_parent: Option<String>,
     pub volumes: Vec<VolumeUse>,
     pub labels: BTreeMap<String, String>,
@@ -112,8 +113,24 @@ pub struct Stdio {
     pub stdin_open: bool,
     /// `-d`: nobody is attached at first.
     pub detached: bool,
-    /// Whether the streams are written to `log/` (json-file).
-    pub logged: bool,
+    /// How the streams are written to `log/` (json-file), if they are.
+    pub log: Option<LogFiles>,
+}
+
+/// How large a log may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFiles {
+    /// A file of this size is exchanged.
+    pub file_max_bytes: u64,
+    /// Files that are kept, the current one included; at least one.
+    pub files: u32,
+}
+
+impl Default for LogFiles {
+    /// Docker never exchanges a log unless told: a chatty container fills the disk.
+    fn default() -> Self {
+        Self { file_max_bytes: 16 << 20, files: 4 }
+    }
 }
 
 /// A volume or bind that needs more than a mount entry of the Spec.

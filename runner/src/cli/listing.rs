@@ -55,10 +55,10 @@ impl Listing {
                 .iter()
                 .map(|(name, heading)| ((*name).to_owned(), Value::from(*heading)))
                 .collect();
-            lines.push(parsed.render(&Value::Object(headings), true).map_err(wrong)?);
+            lines.push(parsed.render(&Value::Object(headings)).map_err(wrong)?);
         }
         for row in rows {
-            lines.push(parsed.render(row, true).map_err(wrong)?);
+            lines.push(parsed.render(row).map_err(wrong)?);
         }
         Ok(if table {
             align(&lines)
@@ -114,7 +114,7 @@ pub(crate) fn print_inspected(values: &[Value], format: Option<&str>) -> Result<
             let wrong = |why: String| Failure::new(format!("--format {format:?}: {why}"));
             let template = Template::parse(format).map_err(wrong)?;
             for value in values {
-                print(&(template.render(value, false).map_err(wrong)? + "\n"))?;
+                print(&(template.render(value).map_err(wrong)? + "\n"))?;
             }
             Ok(())
         }

@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::cli::flags::{Arguments, truth};
 use crate::cli::{mount_flags, names, values};
-use crate::container::{Hosts, Network};
+use crate::container::{Hosts, LogFiles, Network};
 use crate::failure::Failure;
 use crate::signal::Signal;
 use crate::spec::{
@@ -78,9 +78,10 @@ pub(super) fn request(
         init: arguments.has("init"),
         stop_signal: stop_signal(arguments)?,
         stop_timeout_seconds: match arguments.value("stop-timeout") {
-            Some(text) => Some(values::number("stop-timeout", text, 0, u32::MAX)?),
+            Some(text) => Some(values::number("stop-timeout", text, -1, i32::MAX)?),
             None => None,
         },
+        log: log(arguments)?,
         labels: labels(arguments)?,
         annotations: annotations(arguments)?,
         network,
@@ -116,7 +117,7 @@ pub(super) fn request(
 }
 
 /// Flags of Docker's whose feature is not here, and the values of them that mean the default.
-const UNSUPPORTED: [(&str, &[&str], &str); 14] = [
+const UNSUPPORTED: [(&str, &[&str], &str); 12] = [
     (
         "publish",
         &[],
@@ -124,8 +125,6 @@ const UNSUPPORTED: [(&str, &[&str], &str); 14] = [
     ),
     ("publish-all", &["false"], "there is no bridge network; --network host shares the host's"),
     ("restart", &["no", ""], "restart policies are not supported yet"),
-    ("log-driver", &["json-file", ""], "logs are kept as json-file"),
-    ("log-opt", &[], "logs are kept with the defaults of json-file"),
     ("volumes-from", &[], "name the volumes with -v"),
     ("link", &[], "there is no bridge network"),
     ("ip", &[""], "there is no bridge network"),
@@ -145,6 +144,36 @@ fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// `--log-driver` and `--log-opt`. Source: Docker's reference, "JSON File logging driver".
+fn log(arguments: &Arguments) -> Result<Option<LogFiles>, Failure> {
+    let mut files = LogFiles::default();
+    for option in arguments.values("log-opt") {
+        match option.split_once('=') {
+            // Docker's word for a log without end.
+            Some(("max-size", "-1")) => files.file_max_bytes = u64::MAX,
+            Some(("max-size", size)) => match values::size("log-opt max-size", size)? {
+                0 => return Err(Failure::new("--log-opt=max-size=0: nothing fits into that")),
+                bytes => files.file_max_bytes = bytes.unsigned_abs(),
+            },
+            Some(("max-file", count)) => {
+                files.files = values::number("log-opt max-file", count, 1, 1000)?;
+            }
+            _ => {
+                let why = "there is: max-size=SIZE, max-file=NUMBER";
+                return Err(Failure::new(format!("--log-opt={option}: {why}")));
+            }
+        }
+    }
+    match arguments.value("log-driver") {
+        None | Some("" | "json-file") => Ok(Some(files)),
+        Some("none") => Ok(None),
+        Some(driver) => {
+            let why = "is not supported: there is json-file and none";
+            Err(Failure::new(format!("--log-driver={driver} {why}")))
+        }
+    }
 }
 
 fn environment(arguments: &Arguments) -> Result<Vec<Variable>, Failure> {
@@ -195,12 +224,12 @@ fn hosts(arguments: &Arguments) -> Result<Hosts, Failure> {
     dns_options.extend(all("dns-opt"));
     Ok(Hosts {
         hostname: match arguments.value("hostname") {
+            None | Some("") => String::new(),
             Some(text) => values::hostname("hostname", text)?,
-            None => String::new(),
         },
         domainname: match arguments.value("domainname") {
+            None | Some("") => String::new(),
             Some(text) => values::hostname("domainname", text)?,
-            None => String::new(),
         },
         added,
         dns: dns.collect::<Result<_, _>>()?,

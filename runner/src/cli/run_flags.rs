@@ -81,14 +81,14 @@ pub(super) const FLAGS: &[Flag] = &[
     ),
     Flag::many("device", "HOST[:CONTAINER[:rwm]]", "a device of the host"),
     Flag::many("device-cgroup-rule", "RULE", "a device rule: `c 1:3 mr`"),
+    Flag::one("log-driver", "json-file|none", "whether what it writes is kept (json-file)"),
+    Flag::many("log-opt", "NAME=VALUE", "max-size=SIZE (16m) and max-file=NUMBER (4) of the log"),
     // Docker's, of features that are not here: a flag that is refused by its name is clearer than
     // one that is unknown.
     Flag::many("publish", "PORTS", "").short('p'),
     Flag::switch("publish-all", "").short('P'),
     Flag::many("expose", "PORT", ""),
     Flag::one("restart", "POLICY", ""),
-    Flag::one("log-driver", "json-file|none", ""),
-    Flag::many("log-opt", "NAME=VALUE", ""),
     Flag::many("volumes-from", "CONTAINER", ""),
     Flag::many("link", "CONTAINER", ""),
     Flag::one("ip", "ADDRESS", ""),

@@ -43,6 +43,9 @@ enum Term {
     Nested(Pipe, Vec<String>),
 }
 
+/// Fields whose own fields are anybody's words.
+const MAPS: [&str; 4] = ["Annotations", "Labels", "Options", "Sysctls"];
+
 /// Deeper than any template that a person writes.
 const DEPTH_MAX: usize = 64;
 
@@ -56,10 +59,10 @@ impl Template {
         }
     }
 
-    /// Fills it in. With `strict`, a field that `data` lacks is an error, as with Docker's lists;
-    /// otherwise it is `<no value>`, as with `inspect`.
-    pub(crate) fn render(&self, data: &Value, strict: bool) -> Result<String, Error> {
-        let mut state = State { variables: vec![("$".into(), data.clone())], strict };
+    /// Fills it in. A field that `data` lacks is an error, as with Docker: a script should not go
+    /// on with a word that was misspelled. A label that is not there is `<no value>`.
+    pub(crate) fn render(&self, data: &Value) -> Result<String, Error> {
+        let mut state = State { variables: vec![("$".into(), data.clone())] };
         let mut out = String::new();
         state.nodes(&self.nodes, data, &mut out)?;
         Ok(out)
@@ -311,7 +314,6 @@ fn word(rest: &mut &str) -> Result<Term, Error> {
 
 struct State {
     variables: Vec<(String, Value)>,
-    strict: bool,
 }
 
 impl State {
@@ -445,13 +447,14 @@ impl State {
 
     fn walk(&self, from: &Value, path: &[String]) -> Result<Value, Error> {
         let mut value = from;
-        for name in path {
+        for (place, name) in path.iter().enumerate() {
+            let of = place.checked_sub(1).map(|before| path[before].as_str());
             value = match value.get(name) {
                 Some(value) => value,
-                None if self.strict || !(value.is_object() || value.is_null()) => {
-                    return Err(format!("there is no field .{}", path.join(".")));
+                None if of.is_some_and(|of| MAPS.contains(&of)) => {
+                    return Ok(Value::String("<no value>".into()));
                 }
-                None => return Ok(Value::String("<no value>".into())),
+                None => return Err(format!("there is no field .{}", path.join("."))),
             };
         }
         Ok(value.clone())
@@ -596,7 +599,7 @@ mod tests {
             "Id": "sha256:0123", "Size": 12, "Tags": ["a", "b"], "Empty": [], "On": true,
             "Config": { "Env": ["A=1", "B=2"], "Labels": { "x.y": "z" }, "Cmd": null },
         });
-        Template::parse(template)?.render(&data, false)
+        Template::parse(template)?.render(&data)
     }
 
     #[test]
@@ -627,7 +630,7 @@ mod tests {
             ("{{range .Tags}}{{$.Size}}{{end}}", "1212"),
             ("a  {{- .Size -}}  b", "a12b"),
             ("{{/* comment */}}x", "x"),
-            ("{{.Nothing}}", "<no value>"),
+            ("{{.Config.Labels.nothing}}", "<no value>"),
             ("{{\"}}\"}}", "}}"),
         ] {
             assert_eq!(render(template).as_deref(), Ok(want), "{template}");
@@ -653,9 +656,11 @@ mod tests {
             "{{\"a}}",
             "{{|}}",
             "{{else}}",
+            "{{.Nothing}}",
+            "{{.Config.Nothing}}",
+            "{{.Config.Cmd.Nothing}}",
         ] {
             assert!(render(template).is_err(), "{template}");
         }
-        assert!(Template::parse("{{.X}}").unwrap().render(&json!({}), true).is_err());
     }
 }

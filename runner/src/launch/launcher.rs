@@ -428,11 +428,8 @@ impl Made<'_> {
         state::write_json(&self.run.path.join("state.json"), &state).map_err(words)?;
         crate::timings::mark("program runs");
         first.say(&Reply::Started { pid: init.pid, marks: crate::timings::take() });
-        let log = if self.record.stdio.logged {
-            Log::open(&log_path(self.container.path())).ok()
-        } else {
-            None
-        };
+        let log = self.record.stdio.log;
+        let log = log.and_then(|files| Log::open(&log_path(self.container.path()), files).ok());
         let run = RunDirectory {
             path: self.run.path.clone(),
             lock: self.run.lock.try_clone().map_err(words)?,

@@ -5,14 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use crate::container::LogFiles;
 use crate::timestamp::Timestamp;
-
-/// A file of this size, in bytes, is exchanged. Docker never does unless told: a chatty container
-/// fills the disk.
-const FILE_MAX: u64 = 16 << 20;
-
-/// Files that are kept, the current one included.
-const FILES: u32 = 4;
 
 /// A line without an end is written after this many bytes. Source: moby, `daemon/logger/copier.go`.
 const LINE_MAX: usize = 16 << 10;
@@ -26,6 +20,7 @@ pub(super) enum Stream {
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
+    files: LogFiles,
     file: Option<File>,
     size: u64,
     /// The beginnings of lines whose end has not come.
@@ -34,11 +29,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, files: LogFiles) -> io::Result<Self> {
         let file = File::options().create(true).append(true).open(path)?;
         let size = file.metadata()?.len();
         let (path, out) = (path.to_owned(), Vec::new());
-        Ok(Self { path, file: Some(file), size, partial: Default::default(), out })
+        Ok(Self { path, files, file: Some(file), size, partial: Default::default(), out })
     }
 
     /// Takes what came on a stream. A log that cannot be written is lost, and never stops the
@@ -85,7 +80,7 @@ impl Log {
         if self.out.is_empty() {
             return;
         }
-        if self.size > FILE_MAX {
+        if self.size > self.files.file_max_bytes {
             self.exchange();
         }
         if let Some(file) = &mut self.file {
@@ -106,10 +101,15 @@ impl Log {
             name.push(format!(".{number}"));
             PathBuf::from(name)
         };
-        for number in (1..FILES - 1).rev() {
+        let oldest = self.files.files.saturating_sub(1);
+        for number in (1..oldest).rev() {
             let _ = fs::rename(numbered(number), numbered(number + 1));
         }
-        let _ = fs::rename(&self.path, numbered(1));
+        let _ = if oldest == 0 {
+            fs::remove_file(&self.path)
+        } else {
+            fs::rename(&self.path, numbered(1))
+        };
         self.file = File::options().create(true).append(true).open(&self.path).ok();
         self.size = 0;
     }
@@ -123,7 +123,7 @@ mod tests {
     fn lines_become_entries() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("json.log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(&path, LogFiles::default()).unwrap();
         log.take(Stream::Stdout, b"one\ntw");
         log.take(Stream::Stderr, b"err\n");
         log.take(Stream::Stdout, b"o\n\xff");
@@ -141,13 +141,18 @@ mod tests {
 
     #[test]
     fn files_are_exchanged() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("json.log");
-        let mut log = Log::open(&path).unwrap();
-        let line = [b"y".repeat(LINE_MAX - 1), b"\n".to_vec()].concat();
-        for _ in 0..(FILE_MAX as usize / LINE_MAX + 1) * 6 {
-            log.take(Stream::Stdout, &line);
+        for limits in [LogFiles::default(), LogFiles { file_max_bytes: 100_000, files: 1 }] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("json.log");
+            let mut log = Log::open(&path, limits).unwrap();
+            let line = [b"y".repeat(LINE_MAX - 1), b"\n".to_vec()].concat();
+            for _ in 0..(limits.file_max_bytes as usize / LINE_MAX + 1) * 6 {
+                log.take(Stream::Stdout, &line);
+            }
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), limits.files as usize);
+            let size = |entry: io::Result<fs::DirEntry>| entry.unwrap().metadata().unwrap().len();
+            let largest = fs::read_dir(dir.path()).unwrap().map(size).max().unwrap();
+            assert!(largest <= limits.file_max_bytes + 2 * LINE_MAX as u64, "{largest}");
         }
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), FILES as usize);
     }
 }

@@ -156,7 +156,8 @@ pub fn record(
             stdin_open: request.stdin_open,
             detached: request.detached,
             // With --rm in the foreground nobody can ever read the log.
-            logged: request.detached || !request.remove_on_exit,
+            // Nobody can read the log of what is removed when its only reader goes.
+            log: request.log.filter(|_| request.detached || !request.remove_on_exit),
         },
         remove_on_exit: request.remove_on_exit,
         init: request.init,

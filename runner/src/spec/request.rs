@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capabilities, LinuxDevice, LinuxDeviceCgroup, LinuxSeccomp, PosixRlimit};
 
-use crate::container::{Hosts, Network};
+use crate::container::{Hosts, LogFiles, Network};
 
 /// One `run` or `create`.
 #[derive(Clone, Debug)]
@@ -25,7 +25,9 @@ pub struct Request {
     pub remove_on_exit: bool,
     pub init: bool,
     pub stop_signal: Option<String>,
-    pub stop_timeout_seconds: Option<u32>,
+    pub stop_timeout_seconds: Option<i32>,
+    /// How the streams are kept; none: nowhere.
+    pub log: Option<LogFiles>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
 

@@ -24,6 +24,7 @@ fn plain() -> Request {
         init: false,
         stop_signal: None,
         stop_timeout_seconds: None,
+        log: None,
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         network: Network::None,

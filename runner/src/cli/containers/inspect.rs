@@ -111,7 +111,7 @@ fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failur
         "ResolvConfPath": format!("{directory}/resolv.conf"),
         "HostnamePath": format!("{directory}/hostname"),
         "HostsPath": format!("{directory}/hosts"),
-        "LogPath": if record.stdio.logged {
+        "LogPath": if record.stdio.log.is_some() {
             crate::launch::log_path(container.path()).display().to_string()
         } else {
             String::new()
@@ -192,7 +192,16 @@ fn host_config(record: &Record) -> Value {
         "NetworkMode": view::network_word(&record.network),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "AutoRemove": record.remove_on_exit,
-        "LogConfig": {"Type": if record.stdio.logged { "json-file" } else { "none" }, "Config": {}},
+        "LogConfig": match record.stdio.log {
+            Some(log) => json!({
+                "Type": "json-file",
+                "Config": {
+                    "max-size": log.file_max_bytes.to_string(),
+                    "max-file": log.files.to_string(),
+                },
+            }),
+            None => json!({"Type": "none", "Config": {}}),
+        },
         "CgroupnsMode": mode(LinuxNamespaceType::Cgroup),
         "IpcMode": mode(LinuxNamespaceType::Ipc),
         "PidMode": mode(LinuxNamespaceType::Pid),

@@ -71,9 +71,9 @@ fn logs(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     };
     let store = globals.store()?;
     let container = super::find(&store, &arguments.operands[0])?;
-    if !container.record()?.stdio.logged {
+    if container.record()?.stdio.log.is_none() {
         return Err(Failure::new(format!("container {:.12} keeps no log", container.id))
-            .hint("it was started with --rm in the foreground"));
+            .hint("it was started with --rm in the foreground, or with --log-driver none"));
     }
     let path = crate::launch::log_path(container.path());
     // Watching begins before reading, or what is written between would be seen late.
