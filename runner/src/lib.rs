@@ -7,6 +7,7 @@ pub mod dirs;
 pub mod failure;
 pub mod images;
 pub mod isolate;
+mod known_bad;
 pub mod launch;
 pub mod overlay;
 pub mod pull;

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use super::{Plan, rootfs};
+use crate::known_bad::left_out;
 use crate::sys::mount::{Attributes, RDONLY, set_attributes};
 
 /// A mounted cgroup hierarchy of the host.
@@ -76,6 +77,7 @@ fn quiet() -> MountAttrFlags {
 /// Attaches the host's hierarchies at `place`, with these attributes: read-only unless the
 /// container is privileged (CVE-2022-0492).
 pub(super) fn attach(plan: &Plan<'_>, place: &OwnedFd, set: u64) -> Result<(), Errno> {
+    let set = if left_out("cgroups-read-only") { set & !RDONLY } else { set };
     let attributes = |mount: &OwnedFd| {
         let wanted = Attributes { set, ..Attributes::default() };
         set_attributes(mount.as_fd(), wanted, false)

@@ -6,6 +6,7 @@ use oci_spec::runtime::Process;
 
 use super::failure::{Message, at};
 use super::{Done, Never, Stdio, Step, command, report, terminal, user};
+use crate::known_bad::left_out;
 use crate::seccomp::Program;
 use crate::sys;
 
@@ -42,7 +43,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<Never> {
     plan.v1_tasks.clear();
     command::limits(plan.process)?;
     // Before joining: from then on the container's processes see this one (CVE-2016-9962).
-    at(Step::Dumpable, 0, sys::process::set_dumpable(false))?;
+    at(Step::Dumpable, 0, sys::process::set_dumpable(left_out("dumpable")))?;
     at(Step::Session, 0, rustix::process::setsid())?;
     match sys::process::new_session_keyring() {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}

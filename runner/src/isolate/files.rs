@@ -1,12 +1,14 @@
 //! Opening, making and resolving things beneath the container's root.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use crate::known_bad::left_out;
 
 /// Nothing leads out: `..` and absolute links stay inside, `/proc/*/fd` links are refused.
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -20,6 +22,9 @@ pub(super) enum Kind {
 
 /// Opens `path` beneath `root`, links followed inside it.
 pub(super) fn open(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    if left_out("inside-root") {
+        return rustix::fs::openat(root, relative(path), flags | OFlags::CLOEXEC, Mode::empty());
+    }
     loop {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), INSIDE) {
             // The kernel saw a rename on the way and could not be sure. openat2(2).
@@ -56,6 +61,12 @@ pub(super) fn locate_or_make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<
     match locate(root, path) {
         Err(Errno::NOENT) => {}
         other => return other,
+    }
+    if left_out("made-inside") {
+        let below = Path::new("/proc/self/fd").join(root.as_raw_fd().to_string());
+        // What a link in the way leads to is as good as any other directory.
+        let _ = std::fs::create_dir_all(below.join(relative(path)));
+        return locate(root, path);
     }
     let mut at = std::path::PathBuf::new();
     let parts: Vec<&Path> = path
@@ -120,6 +131,9 @@ pub(super) fn read_regular(root: &OwnedFd, path: &Path, limit: u64) -> io::Resul
         other => other?,
     };
     let stat = rustix::fs::fstat(&place)?;
+    if left_out("files-regular") {
+        return std::fs::read(Path::new("/proc/self/root").join(relative(path))).map(Some);
+    }
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }

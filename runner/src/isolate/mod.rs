@@ -33,6 +33,7 @@ pub use self::cgroupfs::Hierarchy;
 pub use self::exec::{ExecPlan, run_exec};
 pub use self::failure::{InitFailure, Message, Step, describe};
 use crate::container::Record;
+use crate::known_bad::left_out;
 use crate::launch::protocol::WindowSize;
 use crate::seccomp::Program;
 use crate::sys;
@@ -109,7 +110,7 @@ fn init(plan: &mut Plan<'_>) -> Done<Never> {
         failure::at(JoinNamespace, index, sys::clone::join(namespace.as_fd(), 0))?;
     }
     // CVE-2016-9962: once inside, nobody there may look into this process before it is theirs.
-    failure::at(Dumpable, 0, sys::process::set_dumpable(false))?;
+    failure::at(Dumpable, 0, sys::process::set_dumpable(left_out("dumpable")))?;
     failure::at(Session, 0, rustix::process::setsid())?;
     match sys::process::new_session_keyring() {
         // Kernels without keyrings, and engines whose seccomp policy forbids the call: nothing of

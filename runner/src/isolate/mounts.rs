@@ -11,6 +11,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use super::failure::at;
 use super::files::{self, Kind};
 use super::{Done, Plan, Step, cgroupfs, populate, rootfs};
+use crate::known_bad::left_out;
 use crate::sys::mount as attr;
 use crate::sys::mount::{Attributes, set_attributes};
 
@@ -128,7 +129,8 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
 /// Where a mount goes: found or made inside the root.
 fn target(root: &OwnedFd, mount: &Mount, kind: Kind, item: usize) -> Done<OwnedFd> {
     let path = mount.destination();
-    let of_kernel = matches!(mount.typ().as_deref(), Some("proc" | "sysfs"));
+    let of_kernel =
+        matches!(mount.typ().as_deref(), Some("proc" | "sysfs")) && !left_out("proc-without-links");
     let found = if of_kernel {
         // A link would have procfs mounted somewhere else, and the real /proc be the image's
         // (CVE-2019-19921, CVE-2023-27561).
@@ -175,7 +177,7 @@ fn leave_proc_alone(tree: &OwnedFd, place: &OwnedFd, path: &Path, item: usize) -
     let covers = is_procfs(place)
         && !files::same(path, "/proc")
         && !OVER_PROC.iter().any(|allowed| files::same(path, allowed));
-    if poses || covers {
+    if (poses || covers) && !left_out("proc-kept-free") {
         return Err(super::failure::failed(Step::MountTarget, item, libc::EPERM));
     }
     Ok(())

@@ -10,6 +10,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::failure::{at, failed};
 use super::{Done, Step, files, rootfs};
+use crate::known_bad::left_out;
 use crate::sys::mount::{Attributes, RDONLY, set_attributes};
 
 fn place(root: &OwnedFd, path: &str, step: Step, item: usize) -> Done<Option<OwnedFd>> {
@@ -50,6 +51,7 @@ pub(super) fn clone_tree(place: &OwnedFd) -> Result<OwnedFd, Errno> {
 pub(super) fn mask(root: &OwnedFd, paths: &[String]) -> Done {
     let mut null = None;
     let mut empty = None;
+    let paths = if left_out("masked") { &[] } else { paths };
     for (item, path) in paths.iter().enumerate() {
         let step = Step::MaskedPath;
         let Some(place) = place(root, path, step, item)? else { continue };
@@ -94,5 +96,5 @@ fn null_device(root: &OwnedFd) -> Result<OwnedFd, Errno> {
     let stat = rustix::fs::fstat(&null)?;
     let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (1, 3);
-    if is_null { Ok(null) } else { Err(Errno::NXIO) }
+    if is_null || left_out("null-checked") { Ok(null) } else { Err(Errno::NXIO) }
 }

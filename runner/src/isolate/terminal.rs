@@ -12,7 +12,11 @@ use rustix::termios::Winsize;
 use super::failure::{Message, at};
 use super::files::{self, Kind};
 use super::{Done, Stdio, Step, paths, rootfs};
+use crate::known_bad::left_out;
 use crate::launch::protocol::WindowSize;
+
+/// Source: statfs(2).
+const DEVPTS_SUPER_MAGIC: rustix::fs::FsWord = 0x1cd1;
 
 /// What the program gets as 0, 1 and 2.
 #[derive(Debug)]
@@ -65,12 +69,13 @@ fn make(
 ) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDWR | OFlags::NOCTTY;
     let ours = files::open(root, Path::new("/dev/pts/ptmx"), flags)?;
-    // It must be a devpts's own multiplexer: another file's "other end" could be anything
-    // (CVE-2025-52565).
+    // It must be a devpts's own multiplexer: another file's "other end" could be anything, and a
+    // node of the same numbers elsewhere leads to whichever devpts lies beside it (CVE-2025-52565).
     let stat = rustix::fs::fstat(&ours)?;
     let is_multiplexer = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (5, 2);
-    if !is_multiplexer {
+        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (5, 2)
+        && rustix::fs::fstatfs(&ours)?.f_type == DEVPTS_SUPER_MAGIC;
+    if !is_multiplexer && !left_out("terminal-checked") {
         return Err(Errno::NXIO);
     }
     rustix::pty::unlockpt(&ours)?;

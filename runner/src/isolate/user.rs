@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::failure::{at, failed};
 use super::{Done, Step, files};
+use crate::known_bad::left_out;
 
 /// Largest passwd or group file that is read, in bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -37,7 +38,11 @@ fn find(text: &str, added: &[String], passwd: &str, group: &str) -> Result<User,
         None => (text, None),
     };
     let user = if user.is_empty() { "0" } else { user };
-    let number = user.parse::<u32>().ok().filter(|_| user.bytes().all(|b| b.is_ascii_digit()));
+    let number = match left_out("user-strict") {
+        // As by atoi(3): what is no number is 0.
+        true => Some(user.parse::<u64>().unwrap_or(0) as u32),
+        false => user.parse::<u32>().ok().filter(|_| user.bytes().all(|b| b.is_ascii_digit())),
+    };
     let entry = passwd.lines().filter_map(Account::parse).find(|account| match number {
         Some(uid) => account.uid == uid,
         None => account.name == user,

@@ -31,6 +31,7 @@ use self::protocol::{Attach, Frame, Request};
 pub use self::recover::{recover_all, settled_status};
 use crate::dirs::Dirs;
 use crate::images::ContainerDir;
+use crate::known_bad;
 
 /// The hidden verb that this program is executed with as launcher.
 pub const VERB: &str = "launch-monitor";
@@ -61,6 +62,7 @@ pub fn start(
         .arg(&container.id)
         // Nothing of the caller's environment: a token in it is none of the container's business.
         .env_clear()
+        .envs(known_bad::passed_on())
         .current_dir("/")
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
         // Nothing is ever written there.

@@ -13,12 +13,18 @@ use std::path::Path;
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
+use crate::known_bad::left_out;
+
 /// This program, to be executed by descriptor. `empty` is a directory with nothing in it.
 ///
 /// # Errors
 /// When neither form can be made.
 pub(super) fn own_program(empty: &Path) -> io::Result<Sealed> {
     let path = std::fs::read_link("/proc/self/exe")?;
+    if left_out("sealed-program") {
+        let program = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        return Ok(Sealed { program, view: None });
+    }
     // The copy costs some ten milliseconds; the overlay a fraction of one.
     read_only_view(&path, empty).or_else(|_| Ok(Sealed { program: sealed_copy()?, view: None }))
 }

