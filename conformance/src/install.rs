@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("nginx-light", "/usr/sbin/nginx"),
+    ("openssl", "/usr/bin/openssl"),
     ("strace", "/usr/bin/strace"),
     ("busybox-static", "/bin/busybox"),
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),

@@ -9,8 +9,11 @@ use reqwest::{Method, Response, StatusCode, Url};
 use shared::error_code::ErrorBody;
 use shared::{ImageRef, media_type};
 
+use super::certificates::Certificates;
 use super::challenge::{self, Bearer};
+use super::fence::{self, Fence, Fenced};
 use super::{PullError, PullOptions};
+use crate::known_bad::left_out;
 
 /// Manifests, and answers that are read whole. Source: distribution-spec, "Pushing Manifests":
 /// clients and registries agree on 4 MiB.
@@ -35,6 +38,7 @@ pub(crate) struct Client {
     image: ImageRef,
     /// Schemes to try, in order, and the one that answered.
     schemes: Vec<&'static str>,
+    fence: Fence,
     settled: OnceLock<&'static str>,
     token: Mutex<Option<HeaderValue>>,
 }
@@ -55,10 +59,12 @@ impl Client {
             (_, _, false) => vec!["https", "http"],
             _ => vec!["https"],
         };
+        let fence = Fence::new(host_of(image), loopback);
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("rrun/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
+            .dns_resolver(fence.clone())
             .read_timeout(READ_TIMEOUT);
         if loopback {
             // RFC 6761, 6.3: `localhost` is the loopback, whatever a resolver or a missing
@@ -66,11 +72,15 @@ impl Client {
             let host = image.registry.split(':').next().unwrap_or("localhost");
             builder = builder.no_proxy().resolve_to_addrs(host, &LOOPBACK);
         }
+        let certificates = Certificates::of(&image.registry)?;
         if loopback || options.plain_http || !options.tls_verify {
             // A certificate for `localhost` proves nothing that the address does not.
             builder = builder.tls_danger_accept_invalid_certs(true);
         } else {
-            builder = builder.tls_certs_merge(extra_certificates(&image.registry));
+            builder = builder.tls_certs_merge(certificates.authorities);
+        }
+        if let Some(identity) = certificates.identity {
+            builder = builder.identity(identity);
         }
         let http = builder.build().map_err(|error| PullError::Protocol {
             image: image.to_string(),
@@ -81,6 +91,7 @@ impl Client {
             http,
             image: image.clone(),
             schemes,
+            fence,
             settled: OnceLock::new(),
             token: Mutex::new(None),
         })
@@ -158,10 +169,7 @@ impl Client {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Response, Failed> {
-        let host = match self.image.registry.as_str() {
-            shared::reference::DEFAULT_REGISTRY => DOCKER_HUB,
-            host => host,
-        };
+        let host = host_of(&self.image);
         let url = format!("{scheme}://{host}/v2/{}/{path}", self.image.repository);
         let origin = Url::parse(&url).map_err(|error| {
             Failed::Final(self.protocol(format!("has an address that cannot be used: {error}")))
@@ -172,18 +180,22 @@ impl Client {
                 self.http.request(method.clone(), url.clone()).headers(headers.clone());
             // Only to where the token was asked for: whoever a redirect leads to has no business
             // with it (CVE-2020-15157).
-            if same_origin(&url, &origin)
+            if (same_origin(&url, &origin) || left_out("same-origin"))
                 && let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner)
             {
                 request = request.header(header::AUTHORIZATION, token.clone());
             }
             tracing::debug!(%method, url = %without_query(&url), "request");
-            let response = request.send().await.map_err(Failed::Transport)?;
+            let response = request.send().await.map_err(|error| match fence::refusal(&error) {
+                Some(fenced) => Failed::Final(self.fenced(fenced)),
+                None => Failed::Transport(error),
+            })?;
             tracing::debug!(status = response.status().as_u16(), "answer");
             if !response.status().is_redirection() {
                 return Ok(response);
             }
             url = self.redirected(&url, &response).map_err(Failed::Final)?;
+            self.fence.check(&url).map_err(|fenced| Failed::Final(self.fenced(&fenced)))?;
         }
         Err(Failed::Final(self.protocol(format!("redirects more than {REDIRECTS_MAX} times"))))
     }
@@ -213,6 +225,7 @@ impl Client {
         if self.settled.get() == Some(&"https") && realm.scheme() == "http" {
             return Err(bad("sends to a token server without TLS".into()));
         }
+        self.fence.check(&realm).map_err(|fenced| self.fenced(&fenced))?;
         let default = format!("repository:{}:pull", self.image.repository);
         {
             let mut query = realm.query_pairs_mut();
@@ -221,12 +234,11 @@ impl Client {
             }
             query.append_pair("scope", challenge.scope.as_deref().unwrap_or(&default));
         }
-        let response = self
-            .http
-            .get(realm)
-            .send()
-            .await
-            .map_err(|error| bad(format!("needs its token server: {}", causes(&error))))?;
+        let response =
+            self.http.get(realm).send().await.map_err(|error| match fence::refusal(&error) {
+                Some(fenced) => self.fenced(fenced),
+                None => bad(format!("needs its token server: {}", causes(&error))),
+            })?;
         let status = response.status();
         if !status.is_success() {
             return Err(self.login(status, &ErrorBody::default()));
@@ -325,6 +337,11 @@ impl Client {
         PullError::Protocol { image, registry, why }
     }
 
+    fn fenced(&self, fenced: &Fenced) -> PullError {
+        let (image, registry) = (self.image.to_string(), self.image.registry.clone());
+        PullError::Fenced { image, registry, fenced: fenced.clone() }
+    }
+
     pub(crate) fn transport_error(&self, error: &reqwest::Error) -> PullError {
         let (image, registry) = (self.image.to_string(), self.image.registry.clone());
         let why = causes(error);
@@ -333,7 +350,7 @@ impl Client {
         } else if why.contains("corrupt message") || why.contains("InvalidContentType") {
             PullError::PlainHttp { image, registry }
         } else if why.contains("certificate") {
-            PullError::Certificate { registry, why: certificate_words(why) }
+            PullError::Certificate { registry, why: certificate_words(&why) }
         } else {
             PullError::Unreachable { image, registry, why }
         }
@@ -352,6 +369,14 @@ pub(crate) fn accepts_manifests() -> HeaderMap {
         media_type::DOCKER_SCHEMA1,
     ];
     TYPES.iter().map(|accept| (header::ACCEPT, HeaderValue::from_static(accept))).collect()
+}
+
+/// Where the registry of an image is.
+fn host_of(image: &ImageRef) -> &str {
+    match image.registry.as_str() {
+        shared::reference::DEFAULT_REGISTRY => DOCKER_HUB,
+        host => host,
+    }
 }
 
 fn same_origin(a: &Url, b: &Url) -> bool {
@@ -376,46 +401,25 @@ fn causes(error: &dyn std::error::Error) -> String {
     printable(&innermost.to_string())
 }
 
+/// Why a certificate is not trusted that the host's own authorities do not vouch for.
+pub(super) const UNKNOWN_AUTHORITY: &str = "it is signed by an authority that is not known here";
+
 /// The words of the TLS library, in words.
-fn certificate_words(why: String) -> String {
+fn certificate_words(why: &str) -> String {
     let words = [
-        ("UnknownIssuer", "it is signed by an authority that is not known here"),
+        ("UnknownIssuer", UNKNOWN_AUTHORITY),
         (
             "CaUsedAsEndEntity",
             "it is an authority's own, used as a server's (make one with CA:FALSE)",
         ),
-        ("NotValidForName", "it is for another name"),
-        ("Expired", "it has expired"),
-        ("NotValidYet", "it is not valid yet"),
     ];
     let known = words.iter().find(|(word, _)| why.contains(word));
-    known.map_or(why.clone(), |(_, words)| (*words).to_owned())
+    // The others say it themselves: which name, since when.
+    let own = why.strip_prefix("invalid peer certificate: ").unwrap_or(why);
+    known.map_or(own, |(_, words)| words).to_owned()
 }
 
 /// Text of a registry, without what a terminal would obey, and not without end.
 fn printable(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(300).collect()
-}
-
-/// Authorities for this registry alone, from the places where podman and Docker look.
-/// Source: containers-certs.d(5).
-fn extra_certificates(registry: &str) -> Vec<reqwest::Certificate> {
-    let home = std::env::var_os("HOME").map(std::path::PathBuf::from);
-    let folders = ["/etc/containers/certs.d", "/etc/docker/certs.d"]
-        .into_iter()
-        .map(std::path::PathBuf::from)
-        .chain(home.map(|home| home.join(".config/containers/certs.d")));
-    let mut certificates = Vec::new();
-    for folder in folders.map(|folder| folder.join(registry)) {
-        let Ok(entries) = std::fs::read_dir(folder) else { continue };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if path.extension().is_some_and(|extension| extension == "crt")
-                && let Ok(bytes) = std::fs::read(&path)
-                && let Ok(bundle) = reqwest::Certificate::from_pem_bundle(&bytes)
-            {
-                certificates.extend(bundle);
-            }
-        }
-    }
-    certificates
 }

@@ -1,7 +1,9 @@
 //! Why an image did not come in, and what a person does about it.
 
-use shared::{Digest, ImageRef, InvalidReference};
+use shared::{Digest, InvalidReference};
 
+use super::client::UNKNOWN_AUTHORITY;
+use super::fence::{Fenced, TRUSTED_VARIABLE};
 use crate::failure::Failure;
 use crate::images::StoreError;
 use crate::unpack::{Refusal, RefusalKind};
@@ -22,7 +24,9 @@ pub enum PullError {
     Unreachable { image: String, registry: String, why: String },
     #[error("{registry} answered plain HTTP where TLS was expected")]
     PlainHttp { image: String, registry: String },
-    #[error("{registry} certificate is not trusted: {why}")]
+    #[error("cannot use {}: {why}", path.display())]
+    CertificateFile { path: std::path::PathBuf, why: String },
+    #[error("the certificate of {registry} is not trusted: {why}")]
     Certificate { registry: String, why: String },
     #[error("{image} not found (404 {code})")]
     NotFound { image: String, name: String, code: String, tags: Vec<String> },
@@ -32,6 +36,8 @@ pub enum PullError {
     Status { image: String, registry: String, status: u16, said: String },
     #[error("cannot pull {image}: {registry} {why}")]
     Protocol { image: String, registry: String, why: String },
+    #[error("cannot pull {image}: {registry} {fenced}")]
+    Fenced { image: String, registry: String, fenced: Fenced },
     #[error("{image} has no image for {wanted}; it has {}", available.join(", "))]
     NoPlatform { image: String, wanted: String, available: Vec<String> },
     #[error("{image} is not an image that can be run: {why}")]
@@ -57,24 +63,35 @@ impl PullError {
             Self::Store(error) => error.hints(),
             Self::NotLocal(text) => vec![format!("rrun pull {text}")],
             Self::Refused { .. } => vec!["start one with `registry serve`".into()],
+            Self::Unreachable { image, why, .. } if why.contains("handshake") => {
+                vec![format!("if it speaks plain HTTP: rrun --plain-http {image}")]
+            }
             Self::PlainHttp { image, .. } => vec![format!("rrun --plain-http {image}")],
-            Self::Certificate { registry, .. } => vec![
-                format!("put the CA in /etc/containers/certs.d/{registry}/ca.crt"),
-                "or, without any check: --tls-verify=false".into(),
-            ],
+            Self::Certificate { registry, why } => {
+                let authority = format!("put the CA in /etc/containers/certs.d/{registry}/ca.crt");
+                let unchecked = "without any check: --tls-verify=false".to_owned();
+                Some(authority)
+                    .filter(|_| why == UNKNOWN_AUTHORITY)
+                    .into_iter()
+                    .chain([unchecked])
+                    .collect()
+            }
             Self::NotFound { name, tags, .. } => not_found_hints(name, tags),
-            Self::Login { registry, .. } => vec![format!("rrun login {registry}")],
+            Self::Login { .. } => {
+                vec![
+                    "logins are not supported yet: the repository must allow anonymous pulls"
+                        .into(),
+                ]
+            }
+            Self::Fenced { fenced, .. } => {
+                vec![format!("if that is meant to be: {TRUSTED_VARIABLE}={} rrun …", fenced.host)]
+            }
             Self::NoPlatform { image, available, .. } => available
                 .first()
                 .map(|first| format!("rrun --platform {first} {image}   (needs qemu binfmt)"))
                 .into_iter()
                 .collect(),
-            Self::Corrupt { image, .. } => {
-                let repository = image
-                    .parse::<ImageRef>()
-                    .map_or_else(|_| image.clone(), |image| image.repository.to_string());
-                vec![format!("on the server: registry scrub --repo {repository}")]
-            }
+            Self::Corrupt { .. } => vec!["on the server: registry fsck".into()],
             Self::NoSpace { .. } => {
                 vec!["rrun image prune -a, or another disk: rrun --root DIR …".into()]
             }

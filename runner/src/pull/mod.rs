@@ -1,8 +1,10 @@
 //! From a registry into the store. The only part of the runner that is async.
 
+mod certificates;
 mod challenge;
 mod client;
 mod error;
+mod fence;
 mod layer;
 mod local;
 mod progress;

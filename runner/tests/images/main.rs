@@ -5,6 +5,11 @@
 #[path = "../corpus/mod.rs"]
 mod corpus;
 mod host;
+mod island;
+#[cfg(feature = "known-bad")]
+#[path = "../known_bad/mod.rs"]
+mod known_bad;
+mod network;
 mod pulling;
 mod registry;
 mod removing;

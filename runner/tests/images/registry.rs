@@ -35,8 +35,9 @@ pub(crate) struct State {
     pub(crate) log: Vec<String>,
     /// Authorization headers as they came.
     pub(crate) authorizations: Vec<String>,
-    /// Ask for a token; the realm is this server's `/token`.
+    /// Ask for a token; the realm is this server's `/token`, or another one.
     pub(crate) wants_token: bool,
+    pub(crate) realm: Option<String>,
     /// Send blobs elsewhere.
     pub(crate) redirect_blobs_to: Option<String>,
     pub(crate) etag: Option<String>,
@@ -53,7 +54,11 @@ pub(crate) struct Registry {
 impl Registry {
     /// Listens until the process ends.
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::start_at("127.0.0.1:0")
+    }
+
+    pub(crate) fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let registry = Self { state: Arc::default(), address };
         let serving = registry.clone();
@@ -122,7 +127,13 @@ impl Registry {
         (self.manifest(name, MANIFEST, &manifest), parts.blobs)
     }
 
-    fn serve(&self, stream: &TcpStream) {
+    fn serve(&self, mut stream: &TcpStream) {
+        let mut first = [0];
+        if stream.peek(&mut first).is_ok() && first == [0x16] {
+            // Somebody speaks TLS.
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+            return;
+        }
         let mut reader = BufReader::new(stream);
         while let Some(request) = Request::read(&mut reader) {
             if !self.answer(&request, stream).unwrap_or(false) {
@@ -146,7 +157,8 @@ impl Registry {
             return respond(stream, request, "200 OK", &[], br#"{"token":"anonymous-token"}"#);
         }
         if self.state().wants_token && request.header("authorization").is_empty() {
-            let realm = format!("http://{}/token", self.address);
+            let own = format!("http://{}/token", self.address);
+            let realm = self.state().realm.clone().unwrap_or(own);
             let challenge = format!("Www-Authenticate: Bearer realm=\"{realm}\",service=\"test\"");
             return respond(stream, request, "401 Unauthorized", &[challenge], b"{}");
         }

@@ -11,7 +11,7 @@ pub(crate) const PULL: Verb = Verb {
     operands_min: 1,
     operands_max: 1,
     about: "Fetch an image from its registry",
-    details: "Layers that are here are not fetched again; what an interrupted pull has brought is kept.",
+    details: DETAILS,
     flags: &[
         Flag::one("platform", "OS/ARCH", "choose this image of an index"),
         Flag::switch("quiet", "print the image's name only").short('q'),
@@ -24,6 +24,17 @@ pub(crate) const PULL: Verb = Verb {
     flags_end: FlagsEnd::AtDashes,
     run,
 };
+
+const DETAILS: &str = "\
+Layers that are here are not fetched again; what an interrupted pull has brought is kept.
+
+A registry on the loopback (localhost:5000) may speak plain HTTP; elsewhere it is TLS, unless
+--plain-http or --tls-verify=false allow something else. Authorities for one registry lie in
+/etc/containers/certs.d/HOST:PORT/*.crt (or /etc/docker, ~/.config/containers, ~/.config/docker), a
+certificate to show it beside them (*.cert with *.key); SSL_CERT_FILE replaces the system's.
+
+Redirects and token servers of a registry may not lead to addresses nearer than its own: private
+networks, this host, a cloud's metadata. RRUN_TRUSTED_HOSTS=HOST,… names hosts that are exempt.";
 
 fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     if arguments.has("all-tags") {
