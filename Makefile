@@ -31,6 +31,7 @@ test: install        ## Everything, through the wire and the kernel (root; insta
 	$(CARGO) test --locked -p shared -p registry -p runner --tests
 	$(CARGO) test --locked -p registry --features failpoints --test crash --test syncs --test soak -- --test-threads=1
 	$(CARGO) test --locked -p runner --features known-bad --test container --test images known_bad
+	$(CARGO) test --locked -p registry --features failpoints --test faults
 	$(CARGO) test --locked -p conformance --tests -- --test-threads=1
 
 install:             ## Debian packages and Go programs that the tests and benchmarks need (root)

@@ -120,7 +120,11 @@ impl Started {
         if let Some(purge) = purge {
             purge.abort();
         }
-        if let Err(error) = self.records.close().await {
+        // Left as after a crash when a write has failed: the next start then looks for what that
+        // write has left behind.
+        if self.state.content().writes_refused().is_some() {
+            tracing::warn!("the store is read-only: it is left as it is, for the next start");
+        } else if let Err(error) = self.records.close().await {
             tracing::error!(%error, "the records could not be closed; nothing acknowledged is lost");
         }
         Ok(ended?)

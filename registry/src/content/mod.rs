@@ -169,16 +169,21 @@ impl Content {
     ) -> Result<(), ContentError> {
         let _guard = self.locks.lock(digest).await;
         let (disk, name) = (Arc::clone(&self.disk), digest.clone());
-        blocking(move || disk.publish(&id, &name)).await??;
+        if let Err(error) = blocking(move || disk.publish(&id, &name)).await? {
+            self.remove_if_unrecorded(digest).await;
+            return Err(error.into());
+        }
         let linked = self.records.link_published(repo, digest, size).await;
+        // Only where it is certain that nothing was recorded: after a failed sync of the log the
+        // record may be there at the next start.
         if let Err(RecordsError::Full) = linked {
             self.remove_if_unrecorded(digest).await;
         }
         Ok(linked?)
     }
 
-    /// Gives back the space of bytes that were published and then not recorded, because the disk
-    /// is full: waiting for a sweep would keep it full. Call under the digest's lock.
+    /// Gives back the space of bytes that were published and not recorded: waiting for a sweep
+    /// would keep a full disk full. Call under the digest's lock.
     async fn remove_if_unrecorded(&self, digest: &Digest) {
         let known = self.records.find_blobs(std::slice::from_ref(digest)).await;
         if let Ok([None]) = known.as_deref() {

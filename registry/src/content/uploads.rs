@@ -8,6 +8,7 @@ use shared::Digest;
 
 use super::sessions::Outcome;
 use super::{Content, ContentError, Writer, blocking};
+use crate::failpoint::fail_point;
 use crate::store::{Disk, Session, StoreError, timed};
 
 /// Bytes handed to the pool at once: large enough that the hop costs little, small enough that
@@ -174,7 +175,9 @@ impl Writing {
                 Err(error) => {
                     // Full or broken: give back the space at once. Waiting for the client to come
                     // back would keep the disk full for everybody.
-                    writer.finish(Outcome::Failed);
+                    if !fail_point!("give-back", off) {
+                        writer.finish(Outcome::Failed);
+                    }
                     Err(error)
                 }
             }
@@ -199,5 +202,8 @@ async fn rewind(writer: Writer, to: crate::store::Checkpoint) -> Result<(), Cont
 }
 
 async fn drop_upload(writer: Writer) -> Result<(), ContentError> {
+    if fail_point!("give-back", off) {
+        return Ok(());
+    }
     blocking(move || writer.finish(Outcome::Failed)).await
 }

@@ -83,6 +83,9 @@ impl Disk {
     /// After a failed fsync the kernel marks the lost pages clean, so a second fsync that succeeds
     /// proves nothing: nothing may be acknowledged any more.
     pub fn mark_broken(&self, why: &str) {
+        if fail_point!("read-only", off) {
+            return;
+        }
         if self.broken.set(why.to_owned()).is_ok() {
             tracing::error!(reason = why, "the store is read-only from now on; pulls go on");
         }
@@ -159,7 +162,11 @@ impl Disk {
         fail_point!("shard-sync-fails", io)
             .and_then(|()| File::open(self.shard_path(digest)))
             .and_then(|dir| dir.sync_all())
-            .map_err(|source| self.failed("sync the blob's directory", source))
+            .map_err(|source| {
+                // Whatever the error says, ENOSPC too: a second sync would prove nothing.
+                self.mark_broken(&format!("could not sync the blob's directory: {source}"));
+                self.failed("sync the blob's directory", source)
+            })
     }
 
     fn shard_path(&self, digest: &Digest) -> PathBuf {

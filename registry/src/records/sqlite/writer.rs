@@ -108,6 +108,9 @@ impl Shared {
     /// No write from here on. The kernel marks pages clean after a failed sync: a second attempt
     /// would seem to work and prove nothing. Only a restart reads back what is really there.
     pub(super) fn poison(&self, error: &rusqlite::Error) {
+        if fail_point!("read-only", off) {
+            return;
+        }
         if !self.poisoned.swap(true, Ordering::AcqRel) {
             tracing::error!(%error, "records: a write to disk failed; read-only until a restart");
         }
