@@ -10,6 +10,7 @@ mod island;
 #[path = "../known_bad/mod.rs"]
 mod known_bad;
 mod network;
+mod power;
 mod pulling;
 mod registry;
 mod removing;
