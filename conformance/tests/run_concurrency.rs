@@ -197,13 +197,8 @@ fn settle(rrun: &Rrun) -> Result<()> {
     for id in rest.split_whitespace() {
         rrun.run(["rm", "--force", id])?;
     }
-    // A launcher that has not locked its directory yet is given ten seconds before it counts as
-    // killed: only a command after that puts it right.
-    conformance::wait::until("everything to be put right", Duration::from_secs(20), || {
-        rrun.out(["images"])?;
-        Ok(rrun.left_behind().is_empty().then_some(()))
-    })
-    .or_else(|_| rrun.expect_nothing_left())
+    rrun.out(["images"])?;
+    rrun.expect_nothing_left()
 }
 
 fn everything_works(rrun: &Rrun, references: &[String]) -> Result<()> {

@@ -41,12 +41,15 @@ impl Globals {
         Ok(Self { dirs, debug })
     }
 
-    /// The store of images and containers.
+    /// The store of images and containers. What a killed monitor or a switched-off machine has left
+    /// of containers is put right first.
     ///
     /// # Errors
     /// Where it cannot be opened, in words.
     pub fn store(&self) -> Result<Store, Failure> {
-        Store::open(&self.dirs.root).map_err(Failure::from)
+        let store = Store::open(&self.dirs.root)?;
+        crate::launch::recover_all(&self.dirs);
+        Ok(store)
     }
 }
 

@@ -7,7 +7,7 @@ use nix::sys::signalfd::SignalFd;
 use oci_spec::runtime::Capabilities;
 
 use crate::cli::client::{self, Connection, Ended, relay};
-use crate::cli::containers::{remove, status};
+use crate::cli::containers::{hold, remove, status};
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
@@ -16,6 +16,7 @@ use crate::cli::{Globals, Verb, print_line};
 use crate::container::Record;
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
+use crate::launch::RunDirectory;
 use crate::launch::state::Status;
 use crate::pull::PullOptions;
 use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
@@ -48,7 +49,7 @@ pub(super) const VERBS: &[Verb] = &[
             if arguments.has("dry-run") {
                 return dry_run(globals, arguments);
             }
-            let made = make(globals, arguments)?;
+            let made = make(globals, arguments, Purpose::Create)?;
             print_line(&made.record.id).map(|()| 0)
         },
     },
@@ -94,12 +95,13 @@ fn run(globals: &Globals, arguments: Arguments) -> Result<u8, Failure> {
         passes_signals,
         detach_keys: client::detach_keys(arguments.value("detach-keys"))?,
     };
-    let made = make(globals, &arguments)?;
+    let made = make(globals, &arguments, Purpose::Run)?;
     timings::mark("record written");
     let foreground = if detached { None } else { Some(foreground) };
-    let ended = start_directory(globals, &made.directory, &made.record, &made.signals, foreground);
+    let id = made.record.id.clone();
+    let ended = start_made(globals, made, foreground);
     if ended.is_ok() && detached {
-        print_line(&made.record.id)?;
+        print_line(&id)?;
     }
     if arguments.has("timings") {
         timings::mark("ended");
@@ -122,25 +124,27 @@ pub(super) fn start_container(
     globals: &Globals,
     store: &Store,
     id: &str,
+    held: RunDirectory,
     foreground: Option<Foreground>,
 ) -> Result<u8, Failure> {
     let directory = store.container(id)?;
     let record = directory.record()?;
-    start_directory(globals, &directory, &record, &client::catch_signals()?, foreground)
+    let signals = client::catch_signals()?;
+    start_made(globals, Made { directory, record, signals, held: Some(held) }, foreground)
 }
 
-fn start_directory(
+fn start_made(
     globals: &Globals,
-    directory: &ContainerDir,
-    record: &Record,
-    signals: &SignalFd,
+    made: Made,
     foreground: Option<Foreground>,
 ) -> Result<u8, Failure> {
+    let Made { directory, record, signals, held } = made;
+    let held = held.ok_or_else(|| Failure::new("the container is not held"))?;
     let terminal = record.stdio.terminal;
     let attach = foreground
         .as_ref()
         .map(|foreground| client::attach(foreground.stdin, terminal, foreground.stop_on_hangup));
-    let stream = match crate::launch::start(&globals.dirs, directory, attach) {
+    let stream = match crate::launch::start(&globals.dirs, &directory, held, attach) {
         Ok(stream) => stream,
         Err(error) => {
             // No monitor came to be that would do it.
@@ -160,7 +164,7 @@ fn start_directory(
         is_exec: false,
         detach_keys: foreground.detach_keys,
     };
-    match relay(connection, signals)? {
+    match relay(connection, &signals)? {
         Ended::Exited(exit) => Ok(client::conclude(&exit)),
         Ended::Detached => Ok(0),
     }
@@ -171,6 +175,15 @@ pub(super) struct Made {
     pub(super) directory: ContainerDir,
     pub(super) record: Record,
     signals: SignalFd,
+    /// So that one of which the command was killed before it could start it is known for that.
+    held: Option<RunDirectory>,
+}
+
+/// What a container is made for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Create,
+    Run,
 }
 
 /// A command line that has been read.
@@ -196,10 +209,10 @@ fn read(globals: &Globals, arguments: &Arguments) -> Result<Asked, Failure> {
 }
 
 /// Pulls what is missing and writes the record.
-fn make(globals: &Globals, arguments: &Arguments) -> Result<Made, Failure> {
+fn make(globals: &Globals, arguments: &Arguments, purpose: Purpose) -> Result<Made, Failure> {
     let asked = read(globals, arguments)?;
     let cidfile = arguments.value("cidfile").map(CidFile::claim).transpose()?;
-    let made = record_and_create(&asked.store, &asked.reference, &asked.options, &asked.request)?;
+    let made = record_and_create(globals, &asked, purpose)?;
     if let Some(file) = cidfile {
         file.write(&made.record.id)?;
     }
@@ -215,12 +228,8 @@ fn dry_run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     print_line(&text).map(|()| 0)
 }
 
-fn record_and_create(
-    store: &Store,
-    reference: &str,
-    options: &PullOptions,
-    request: &Request,
-) -> Result<Made, Failure> {
+fn record_and_create(globals: &Globals, asked: &Asked, purpose: Purpose) -> Result<Made, Failure> {
+    let Asked { store, reference, request, options } = asked;
     make_sources(&request.mounts)?;
     // A layer can be removed between reading the image and writing the record: once more then.
     for last in [false, true] {
@@ -228,6 +237,7 @@ fn record_and_create(
         // From here on a signal is the container's; before, it ended this command. Between the two
         // a container would be left that nobody starts and nobody removes.
         let signals = client::catch_signals()?;
+        let held = if purpose == Purpose::Run { hold(globals, &record.id)? } else { None };
         match store.create_container(&record) {
             Ok(directory) => {
                 // Only now: from here on the record says that the volumes are in use.
@@ -235,7 +245,7 @@ fn record_and_create(
                     store.remove_container(&record.id)?;
                     return Err(failure);
                 }
-                return Ok(Made { directory, record, signals });
+                return Ok(Made { directory, record, signals, held });
             }
             Err(StoreError::NoSuchLayer(_)) if !last => {}
             Err(error) => return Err(error.into()),

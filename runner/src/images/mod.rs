@@ -17,6 +17,7 @@
 //!   containers/<id>/            config.json, rw/{u,w}, exit.json, log/
 //!   names/<name>                -> ../containers/<id>
 //!   volumes/<name>/             meta.json, _data
+//!   settled                     the boot in which containers were last looked through
 //! ```
 //!
 //! Every edge that makes something reachable is written under SH, every removal is decided under

@@ -135,7 +135,7 @@ pub(super) fn become_program(
         variables.extend(CString::new(format!("HOME={}", user.home)));
     }
     if is_init {
-        at(Step::Reaper, 0, reaper::stay_as_parent(status))?;
+        at(Step::Reaper, 0, reaper::stay_as_parent(&arguments))?;
     }
     // Docker's. 0022 is what every image expects.
     rustix::process::umask(Mode::from_raw_mode(0o022));

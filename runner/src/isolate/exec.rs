@@ -5,7 +5,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use oci_spec::runtime::Process;
 
 use super::failure::{Message, at};
-use super::{Done, Never, Stdio, Step, command, report, terminal, user};
+use super::{
+    Done, Never, NeverBack, Stdio, Step, command, end_with_launcher, report, terminal, user,
+};
 use crate::known_bad::left_out;
 use crate::seccomp::Program;
 use crate::sys;
@@ -28,6 +30,7 @@ pub struct ExecPlan<'a> {
 /// Becomes the process. The child's only function; it is in the container's PID namespace
 /// already, since only children can be.
 pub fn run_exec(mut plan: ExecPlan<'_>) -> ! {
+    let _guard = NeverBack;
     let failure = match enter(&mut plan) {
         Ok(never) => match never {},
         Err(failure) => failure,
@@ -37,6 +40,7 @@ pub fn run_exec(mut plan: ExecPlan<'_>) -> ! {
 }
 
 fn enter(plan: &mut ExecPlan<'_>) -> Done<Never> {
+    end_with_launcher()?;
     for (index, tasks) in plan.v1_tasks.iter().enumerate() {
         at(Step::Cgroup, index, rustix::io::write(tasks, b"0"))?;
     }

@@ -74,6 +74,7 @@ pub enum Stdio {
 
 /// Becomes the container's first process. The child's only function.
 pub fn run(mut plan: Plan<'_>) -> ! {
+    let _guard = NeverBack;
     let failure = match init(&mut plan) {
         Ok(never) => match never {},
         Err(failure) => failure,
@@ -91,6 +92,21 @@ fn report(status: &OwnedFd, message: &Message) {
     .write_all(&message.to_bytes());
 }
 
+/// Ends the child where a panic would carry it back into the launcher's code, of which it is a copy.
+struct NeverBack;
+
+impl Drop for NeverBack {
+    fn drop(&mut self) {
+        sys::clone::exit_now(1)
+    }
+}
+
+/// Ends this child with the launcher, however long a step may take. The kernel forgets it at a
+/// change of credentials (prctl(2)), so it is said again there.
+fn end_with_launcher() -> Done {
+    failure::at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))
+}
+
 enum Never {}
 
 type Done<T = ()> = Result<T, InitFailure>;
@@ -100,7 +116,8 @@ fn init(plan: &mut Plan<'_>) -> Done<Never> {
     let record = plan.record;
     let process = record.spec.process().clone().unwrap_or_default();
 
-    // First, so that everything this container ever does is under its limits. `0` is the writing
+    end_with_launcher()?;
+    // At once, so that everything this container ever does is under its limits. `0` is the writing
     // thread itself: moving oneself, alone, does not wait for the kernel's global lock.
     for (index, tasks) in plan.v1_tasks.iter().enumerate() {
         failure::at(Cgroup, index, rustix::io::write(tasks, b"0"))?;

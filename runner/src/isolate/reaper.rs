@@ -1,7 +1,7 @@
 //! `--init`: a process 1 that hands signals on and buries orphans.
 
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::OwnedFd;
 
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -11,7 +11,7 @@ use crate::sys;
 
 /// Forks: the child returns and becomes the program; the parent stays for its life and ends with
 /// its code.
-pub(super) fn stay_as_parent(status: &OwnedFd) -> io::Result<()> {
+pub(super) fn stay_as_parent(program: &[CString]) -> io::Result<()> {
     // Blocked before the fork, so that no signal is lost between.
     SigSet::all().thread_block()?;
     match sys::clone::fork()? {
@@ -26,7 +26,10 @@ pub(super) fn stay_as_parent(status: &OwnedFd) -> io::Result<()> {
             Ok(())
         }
         Some(child) => {
-            let _ = status;
+            let shown = [c"/sbin/docker-init", c"--"].map(CStr::to_owned);
+            let shown = [&shown[..], program].concat();
+            // As Docker's is called, for whoever looks for it.
+            let _ = sys::process::show_as(c"docker-init", &shown);
             // The status pipe above all: its end tells the launcher that the program runs.
             if sys::process::close_from(3).is_err() {
                 sys::clone::exit_now(1);

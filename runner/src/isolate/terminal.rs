@@ -44,10 +44,7 @@ pub(super) fn open(
             let copy = |fd: &OwnedFd| at(Step::StandardStreams, 0, fd.try_clone());
             let stdin = match stdin {
                 Some(stdin) => copy(stdin)?,
-                None => {
-                    let null = files::open(root, Path::new("/dev/null"), OFlags::RDONLY);
-                    at(Step::StandardStreams, 0, null)?
-                }
+                None => at(Step::StandardStreams, 0, null(root))?,
             };
             let streams = [stdin, copy(stdout)?, copy(stderr)?];
             Ok(Standard { streams, is_terminal: false })
@@ -58,6 +55,21 @@ pub(super) fn open(
             Ok(Standard { streams: [copy()?, copy()?, copy()?], is_terminal: true })
         }
     }
+}
+
+/// The container's `/dev/null`. Its root can put something else there, which would be read or, a
+/// fifo, waited for.
+fn null(root: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let null = files::open(root, Path::new("/dev/null"), flags)?;
+    let stat = rustix::fs::fstat(&null)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (1, 3);
+    if !is_null {
+        return Err(Errno::NXIO);
+    }
+    rustix::fs::fcntl_setfl(&null, OFlags::empty())?;
+    Ok(null)
 }
 
 /// A new pair in the container's devpts. The launcher gets one end; the other is returned.

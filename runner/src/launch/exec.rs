@@ -1,13 +1,12 @@
 //! `exec`: a further process, made by the monitor, because only it may join and be the parent.
+//! How it begins is heard by the monitor's loop.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
-
-use super::launcher::{listen, ours, status_pair, streams, within};
+use super::launcher::{ours, status_pair, streams, within};
 use super::monitor::Monitor;
-use super::process::Process;
+use super::process::{Process, Starting};
 use super::protocol::{Attach, ExecRequest, Failure};
 use crate::container::Seccomp;
 use crate::isolate::{self, ExecPlan};
@@ -19,16 +18,21 @@ use crate::sys::clone::Forked;
 const PROCESSES_MAX: usize = 65_536;
 
 impl Monitor {
-    /// Starts it and gives its number and its place in the list.
+    /// Makes it for a client and gives its place in the list.
     pub(super) fn exec(
         &mut self,
         request: &ExecRequest,
         attach: Attach,
-    ) -> Result<(i32, usize), Failure> {
+        client: u64,
+    ) -> Result<usize, Failure> {
         let failed = |what: &str, error: io::Error| ours(format!("{what}: {error}"), None);
         if self.state.paused {
             let hint = format!("rrun unpause {:.12}", self.state.id);
             return Err(ours("the container is paused", Some(hint)));
+        }
+        if self.processes[0].starting.is_some() {
+            // Its namespaces are still half the host's.
+            return Err(ours(format!("container {:.12} does not run yet", self.state.id), None));
         }
         if self.processes.len() >= PROCESSES_MAX {
             return Err(ours("too many processes were started in this container", None));
@@ -60,17 +64,17 @@ impl Monitor {
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
         drop(plan);
-        if let Err(failure) = listen(&status, &mut streams) {
-            let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-            let command = request.process.args().clone().unwrap_or_default();
-            let record = &self.container.record;
-            return Err(isolate::describe(failure, record, &command, &request.user));
-        }
         if request.detached {
             // Nobody reads it: discarded, as Docker does.
             streams.stdin = None;
         }
-        let process = Process::new(pid, pidfd, streams);
+        let starting = Starting {
+            status,
+            client,
+            command: request.process.args().clone().unwrap_or_default(),
+            user: request.user.clone(),
+        };
+        let process = Process::new(pid, pidfd, streams, starting);
         // The place of one that has ended, and that nobody asks about any more: a container that
         // is looked after by exec for years must not gather them.
         let over = (1..self.processes.len()).find(|&at| {
@@ -80,11 +84,11 @@ impl Monitor {
         match over {
             Some(at) => {
                 self.processes[at] = process;
-                Ok((pid, at))
+                Ok(at)
             }
             None => {
                 self.processes.push(process);
-                Ok((pid, self.processes.len() - 1))
+                Ok(self.processes.len() - 1)
             }
         }
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::launcher::RunDirectory;
-use super::protocol::{Exit, Oom};
+use super::launcher::Run;
+use super::protocol::{Exit, Failure, Oom};
 use super::state::{self, ExitRecord};
 use crate::cgroup::Cgroup;
 use crate::container::Record;
@@ -21,7 +21,7 @@ use crate::volumes;
 pub(super) struct Container {
     pub(super) dirs: Dirs,
     pub(super) record: Record,
-    pub(super) run: RunDirectory,
+    pub(super) run: Run,
     /// Keeps the root mounted beyond the container's end: unmounting it writes all that the
     /// container has written to the disk, and nobody need wait for that.
     pub(super) _root: OwnedFd,
@@ -67,6 +67,20 @@ pub(super) fn conclude(dirs: &Dirs, record: &Record, ended: &ExitRecord) {
     if let Ok(store) = Store::open(&dirs.root) {
         remove(&store, record);
     }
+}
+
+/// Puts back what was made for a container that could not be started, and notes why.
+pub(super) fn give_up(dirs: &Dirs, record: &Record, cgroup: Option<&Cgroup>, failure: &Failure) {
+    if let Some(cgroup) = cgroup {
+        dissolve(cgroup);
+    }
+    let ended = ExitRecord {
+        exit: Exit { code: failure.exit_code, signal: None, oom: None },
+        started: None,
+        finished: crate::timestamp::Timestamp::now().to_rfc3339(),
+        error: Some(failure.message.clone()),
+    };
+    conclude(dirs, record, &ended);
 }
 
 /// Removes the container and its anonymous volumes. Its files are only deleted by

@@ -5,32 +5,29 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use oci_spec::runtime::{Capabilities, Capability, LinuxNamespace, LinuxNamespaceType};
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::log::Log;
-use super::monitor::Monitor;
-use super::process::{Process, Streams, identify};
-use super::protocol::{Attach, Exit, Failure, Frame, Reply, Request, WindowSize};
-use super::state::{self, ExitRecord, State};
+use super::monitor::{FIRST_CLIENT, Monitor};
+use super::process::{Process, Starting, Streams, identify};
+use super::protocol::{Attach, Failure, Frame, Reply, Request, WindowSize};
+use super::run_directory::RunDirectory;
+use super::state::{self, State};
 use super::{etc, finish, log_path, socket_path};
 use crate::cgroup::Cgroup;
 use crate::container::{Network, Record};
 use crate::dirs::Dirs;
 use crate::images::{ContainerDir, Store};
-use crate::isolate::{self, Hierarchy, InitFailure, Message, Plan, Stdio};
+use crate::isolate::{self, Hierarchy, Plan, Stdio};
 use crate::known_bad::left_out;
 use crate::overlay::{self, Layers};
 use crate::sys;
@@ -45,10 +42,10 @@ pub fn main(words: &[OsString]) -> u8 {
     let [root, runroot, id] = words else { return 125 };
     let dirs = Dirs { root: root.into(), runroot: runroot.into() };
     let Some(id) = id.to_str() else { return 125 };
-    match settle_in() {
-        Ok((stream, signals)) => {
+    match settle_in(id) {
+        Ok((stream, lock, signals)) => {
             let mut first = First { stream, request: None };
-            match launch(&dirs, id, &mut first, signals) {
+            match launch(&dirs, id, lock, &mut first, signals) {
                 Ok(monitor) => monitor.run(),
                 Err(failure) => {
                     first.say(&Reply::Failed(failure));
@@ -61,17 +58,23 @@ pub fn main(words: &[OsString]) -> u8 {
 }
 
 /// What is inherited goes; what a monitor is, begins.
-fn settle_in() -> io::Result<(UnixStream, SignalFd)> {
+fn settle_in(id: &str) -> io::Result<(UnixStream, OwnedFd, SignalFd)> {
     if !left_out("descriptors-closed") {
         sys::process::close_from(3)?;
     }
     let stream = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    let null = fs::File::open("/dev/null")?;
+    let lock = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 3)?;
+    let null = fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
     // A session of its own: neither the caller's terminal nor its job control is ours.
     rustix::process::setsid()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::process::adopt_orphans()?;
+    // Children show these words inside the container until they have become its programs: no paths
+    // of the host among them. Whoever lists processes sees what this one is there for.
+    let title = [c"rrun".to_owned(), c"monitor".to_owned(), CString::new(id)?];
+    sys::process::show_as(c"rrun", &title)?;
     let mut caught = SigSet::all();
     // Those that a fault of our own raises.
     for signal in [
@@ -85,7 +88,7 @@ fn settle_in() -> io::Result<(UnixStream, SignalFd)> {
     }
     caught.thread_block()?;
     let signals = SignalFd::with_flags(&caught, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    Ok((UnixStream::from(stream), signals))
+    Ok((UnixStream::from(stream), lock, signals))
 }
 
 /// The conversation with the command that started us.
@@ -138,77 +141,49 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
     move |error| ours(format!("{what}: {error}"), None)
 }
 
-fn launch(dirs: &Dirs, id: &str, first: &mut First, signals: SignalFd) -> Result<Monitor, Failure> {
+fn launch(
+    dirs: &Dirs,
+    id: &str,
+    lock: OwnedFd,
+    first: &mut First,
+    signals: SignalFd,
+) -> Result<Monitor, Failure> {
     crate::timings::mark("launcher runs");
-    let attach = first.hear()?;
+    let run = Run::open(dirs, id, lock)?;
     let store = Store::open(&dirs.root).map_err(|error| ours(error.to_string(), None))?;
     let container = store
         .open_container(id)
         .map_err(|error| ours(error.to_string(), None))?
         .ok_or_else(|| ours(format!("no such container: {id:.12}"), None))?;
     let record = container.record().map_err(|error| ours(error.to_string(), None))?;
-    let run = RunDirectory::take(dirs, id)?;
-    crate::timings::mark("record read, container locked");
-    let mut made = Made { dirs, store, container, record, run, cgroup: None };
-    match made.bring_up(first, attach, signals) {
+    crate::timings::mark("record read");
+    let mut made = Made { dirs, store, container, record, run: Some(run), cgroup: None };
+    match first.hear().and_then(|attach| made.bring_up(first, attach, signals)) {
         Ok(monitor) => Ok(monitor),
         Err(failure) => {
-            made.give_up(&failure);
+            finish::give_up(dirs, &made.record, made.cgroup.as_ref(), &failure);
             Err(failure)
         }
     }
 }
 
-/// `$RUN/c/<id>`, locked for this process's life.
-pub(super) struct RunDirectory {
-    pub(super) path: PathBuf,
-    /// Held open for its lock: that it is held is what says that the container has a monitor.
-    pub(super) lock: fs::File,
+/// `$RUN/c/<id>`, locked for this process's life, and the socket in it.
+pub(super) struct Run {
+    pub(super) directory: RunDirectory,
     pub(super) listener: UnixListener,
 }
 
-impl RunDirectory {
-    fn take(dirs: &Dirs, id: &str) -> Result<Self, Failure> {
-        let path = state::run_directory(&dirs.runroot, id);
-        let make = || -> io::Result<Option<Self>> {
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-                _ => {}
-            }
-            let lock = fs::File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(path.join("monitor.lock"));
-            let lock = match lock {
-                // The last monitor has removed the directory just now.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                other => other?,
-            };
-            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::WOULDBLOCK) => return Ok(None),
-                other => other?,
-            }
-            // The lock must be the one that others will find: its last owner may have removed it
-            // between the two steps before.
-            if rustix::fs::fstat(&lock)?.st_nlink == 0 {
-                return Ok(None);
-            }
-            for leftover in ["ctl.sock", "state.json"] {
-                match fs::remove_file(path.join(leftover)) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                    _ => {}
-                }
-            }
+impl Run {
+    fn open(dirs: &Dirs, id: &str, lock: OwnedFd) -> Result<Self, Failure> {
+        let open = || -> io::Result<Self> {
+            let directory = RunDirectory::adopt(dirs, id, lock)?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let directory = rustix::fs::open(&path, flags, Mode::empty())?;
-            let listener = UnixListener::bind(socket_path(directory.as_fd()))?;
+            let place = rustix::fs::open(directory.path(), flags, Mode::empty())?;
+            let listener = UnixListener::bind(socket_path(place.as_fd()))?;
             listener.set_nonblocking(true)?;
-            Ok(Some(Self { path: path.clone(), lock, listener }))
+            Ok(Self { directory, listener })
         };
-        make()
-            .map_err(failed(format!("cannot use {}", path.display())))?
-            .ok_or_else(|| ours(format!("container {id:.12} is running already"), None))
+        open().map_err(failed("cannot use the run directory"))
     }
 }
 
@@ -218,7 +193,8 @@ struct Made<'a> {
     store: Store,
     container: ContainerDir,
     record: Record,
-    run: RunDirectory,
+    /// Both until they are the monitor's.
+    run: Option<Run>,
     cgroup: Option<Cgroup>,
 }
 
@@ -257,7 +233,7 @@ impl Made<'_> {
         let cgroup = self.cgroup.get_or_insert_default();
         let entry = cgroup.entry().map_err(failed("cannot open the container's cgroup"))?;
         let window = attach.and_then(|attach| attach.window);
-        let (stdio, mut streams) =
+        let (stdio, streams) =
             streams(self.record.stdio.terminal, self.record.stdio.stdin_open, window)
                 .map_err(failed("cannot make pipes"))?;
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
@@ -286,13 +262,15 @@ impl Made<'_> {
         };
         crate::timings::mark("policy compiled, namespaces made");
         drop(plan);
-        if let Err(failure) = listen(&status, &mut streams) {
-            let _ = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
-            let command = self.record.spec.process().as_ref().and_then(|one| one.args().clone());
-            let command = command.unwrap_or_default();
-            return Err(isolate::describe(failure, &self.record, &command, &self.record.user));
-        }
-        self.monitor(first, Process::new(pid, pidfd, streams), signals, kept)
+        let command = self.record.spec.process().as_ref().and_then(|one| one.args().clone());
+        let starting = Starting {
+            status,
+            client: FIRST_CLIENT,
+            command: command.unwrap_or_default(),
+            user: self.record.user.clone(),
+        };
+        let init = Process::new(pid, pidfd, streams, starting);
+        self.monitor(first, init, signals, kept)
     }
 
     fn plan<'b>(
@@ -321,7 +299,7 @@ impl Made<'_> {
                 .collect::<io::Result<_>>()
                 .map_err(failed("cannot copy a descriptor"))?,
             new_network: namespaces.new & libc::CLONE_NEWNET != 0,
-            etc: etc::write(&self.run.path, record).map_err(failed("cannot write /etc/hosts"))?,
+            etc: etc::write(self.run_path(), record).map_err(failed("cannot write /etc/hosts"))?,
             stdio,
             seccomp: crate::seccomp::program_of(record)
                 .map_err(|error| ours(error.to_string(), None))?,
@@ -398,7 +376,7 @@ impl Made<'_> {
         }
         if lowers.is_empty() {
             // FROM scratch and nothing else: overlayfs wants at least one.
-            let empty = self.run.path.join("empty");
+            let empty = self.run_path().join("empty");
             let open = || -> io::Result<OwnedFd> {
                 fs::create_dir_all(&empty)?;
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -409,6 +387,11 @@ impl Made<'_> {
         Ok(lowers)
     }
 
+    fn run_path(&self) -> &Path {
+        self.run.as_ref().map_or(Path::new(""), |run| run.directory.path())
+    }
+
+    /// From here on everything is the monitor's, failures too.
     fn monitor(
         &mut self,
         first: &First,
@@ -416,29 +399,21 @@ impl Made<'_> {
         signals: SignalFd,
         root: OwnedFd,
     ) -> Result<Monitor, Failure> {
-        let words = |error| ours(format!("cannot note that the container runs: {error}"), None);
-        let Some(cgroup) = self.cgroup.take() else {
-            return Err(ours("the container has no cgroup", None));
-        };
+        let words = |error| ours(format!("cannot watch the container: {error}"), None);
+        let stream = first.stream.try_clone().map_err(words)?;
         let state = State {
             id: self.record.id.clone(),
             init: identify(init.pid).map_err(words)?,
             monitor: identify(std::process::id().cast_signed()).map_err(words)?,
             started: Timestamp::now().to_rfc3339(),
             paused: false,
-            cgroups: cgroup.paths(),
+            cgroups: self.cgroup.as_ref().map(Cgroup::paths).unwrap_or_default(),
         };
-        state::write_json(&self.run.path.join("state.json"), &state).map_err(words)?;
-        crate::timings::mark("program runs");
-        first.say(&Reply::Started { pid: init.pid, marks: crate::timings::take() });
         let log = self.record.stdio.log;
         let log = log.and_then(|files| Log::open(&log_path(self.container.path()), files).ok());
-        let run = RunDirectory {
-            path: self.run.path.clone(),
-            lock: self.run.lock.try_clone().map_err(words)?,
-            listener: self.run.listener.try_clone().map_err(words)?,
+        let (Some(cgroup), Some(run)) = (self.cgroup.take(), self.run.take()) else {
+            return Err(ours("the container has no cgroup", None));
         };
-        let stream = first.stream.try_clone().map_err(words)?;
         let container = finish::Container {
             dirs: self.dirs.clone(),
             record: self.record.clone(),
@@ -447,22 +422,6 @@ impl Made<'_> {
         };
         Monitor::new(container, state, cgroup, log, signals, init, stream, first.request.clone())
             .map_err(words)
-    }
-
-    /// Puts everything back and notes why.
-    fn give_up(&mut self, failure: &Failure) {
-        if let Some(cgroup) = self.cgroup.take() {
-            let _ = cgroup.kill_all(Duration::from_secs(5));
-            let _ = cgroup.remove(Duration::from_secs(2));
-        }
-        let ended = ExitRecord {
-            exit: Exit { code: failure.exit_code, signal: None, oom: None },
-            started: None,
-            finished: Timestamp::now().to_rfc3339(),
-            error: Some(failure.message.clone()),
-        };
-        finish::conclude(self.dirs, &self.record, &ended);
-        let _ = fs::remove_dir_all(&self.run.path);
     }
 }
 
@@ -521,49 +480,6 @@ pub(super) fn status_pair() -> io::Result<(OwnedFd, OwnedFd)> {
         SocketFlags::CLOEXEC,
         None,
     )?)
-}
-
-/// Hears the child until it has become its program or failed. Takes its terminal on the way.
-pub(super) fn listen(status: &OwnedFd, streams: &mut Streams) -> Result<(), InitFailure> {
-    let mut bytes = [0; 8];
-    loop {
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = rustix::net::recvmsg(
-            status,
-            &mut [io::IoSliceMut::new(&mut bytes)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        );
-        let count = match received {
-            Ok(message) => message.bytes,
-            Err(Errno::INTR) => continue,
-            // As good as its end: what it was going to say is lost, and waiting would be for ever.
-            Err(_) => 0,
-        };
-        if count == 0 {
-            return Ok(());
-        }
-        match Message::from_bytes(&bytes[..count]) {
-            Some(Message::Failed(failure)) => return Err(failure),
-            Some(Message::Terminal) => {
-                for message in control.drain() {
-                    if let RecvAncillaryMessage::ScmRights(fds) = message {
-                        for fd in fds {
-                            take_terminal(fd, streams);
-                        }
-                    }
-                }
-            }
-            None => {}
-        }
-    }
-}
-
-fn take_terminal(terminal: OwnedFd, streams: &mut Streams) {
-    let _ = rustix::io::ioctl_fionbio(&terminal, true);
-    streams.stdout = terminal.try_clone().ok();
-    streams.stdin = Some(terminal);
 }
 
 /// Which namespaces are new, and which are joined.

@@ -14,21 +14,25 @@ mod monitor;
 mod process;
 pub mod protocol;
 mod recover;
+mod run_directory;
 mod seal;
 pub mod state;
 
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
 
 pub use self::launcher::main as launcher_main;
 use self::protocol::{Attach, Frame, Request};
 pub use self::recover::{recover_all, settled_status};
+use self::run_directory::Found;
+pub use self::run_directory::RunDirectory;
 use crate::dirs::Dirs;
 use crate::images::ContainerDir;
 use crate::known_bad;
@@ -41,21 +45,47 @@ pub fn log_path(container: &Path) -> PathBuf {
     container.join("log").join("json.log")
 }
 
-/// Starts a container that does not run, and gives the conversation with its monitor: it tells
-/// that the program runs or why not. With `attach` it goes on with the output and the end.
+/// How long a launcher may take to open its socket, a monitor to end, a command to clean up.
+pub(crate) const MOMENT: Duration = Duration::from_secs(10);
+
+/// Between two looks at one of them.
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// Takes hold of a container: while the answer lives, nobody else starts or removes it. `None`
+/// where it runs, is about to, or has ended just now.
+///
+/// # Errors
+/// When the run directory cannot be made.
+pub fn hold(dirs: &Dirs, id: &str) -> io::Result<Option<RunDirectory>> {
+    dirs.make_runroot()?;
+    loop {
+        match RunDirectory::take(dirs, id)? {
+            Found::New(held) => return Ok(Some(held)),
+            Found::Taken => return Ok(None),
+            Found::Orphan(held) => {
+                // Its lock goes without the directory, which is put right as a whole.
+                held.hand_over();
+                recover::put_right(dirs, id)?;
+            }
+        }
+    }
+}
+
+/// Starts a container, and gives the conversation with its monitor: it tells that the program runs
+/// or why not. With `attach` it goes on with the output and the end.
 ///
 /// # Errors
 /// When the launcher cannot be started.
 pub fn start(
     dirs: &Dirs,
     container: &ContainerDir,
+    held: RunDirectory,
     attach: Option<Attach>,
 ) -> io::Result<UnixStream> {
-    dirs.make_runroot()?;
-    recover_all(dirs);
     let (ours, theirs) = UnixStream::pair()?;
     let sealed = seal::own_program(&dirs.runroot.join("mnt"))?;
-    Command::new(format!("/proc/self/fd/{}", sealed.program.as_raw_fd()))
+    let mut launcher = Command::new(format!("/proc/self/fd/{}", sealed.program.as_raw_fd()));
+    launcher
         .arg0("rrun")
         .arg(VERB)
         .args([dirs.root.as_os_str(), dirs.runroot.as_os_str()])
@@ -64,20 +94,38 @@ pub fn start(
         .env_clear()
         .envs(known_bad::passed_on())
         .current_dir("/")
-        .stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs)))
-        // Nothing is ever written there.
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        // Nothing is ever written to these two; they are handed down.
         .stdout(sealed.view.map_or_else(Stdio::null, Stdio::from))
-        .stderr(Stdio::null())
-        .spawn()?;
+        .stderr(Stdio::from(held.lock()?));
+    launcher.spawn()?;
+    // Only now that there is a new owner: a failure above leaves nothing behind.
+    drop(launcher);
+    held.hand_over();
     Frame::Request(attach.map_or(Request::State, Request::Attach)).write(&ours)?;
     Ok(ours)
 }
 
-/// A conversation with the monitor of container `id`; `None` where it has none.
+/// A conversation with the monitor of container `id`; `None` where it has none. One that is about
+/// to have one is waited for.
 ///
 /// # Errors
 /// When there is one and it cannot be reached.
 pub fn connect(dirs: &Dirs, id: &str) -> io::Result<Option<UnixStream>> {
+    let deadline = Instant::now() + MOMENT;
+    loop {
+        if let Some(stream) = connect_now(dirs, id)? {
+            return Ok(Some(stream));
+        }
+        let directory = state::run_directory(&dirs.runroot, id);
+        if !run_directory::is_locked(&directory)? || Instant::now() > deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+fn connect_now(dirs: &Dirs, id: &str) -> io::Result<Option<UnixStream>> {
     let directory = state::run_directory(&dirs.runroot, id);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = match rustix::fs::open(&directory, flags, Mode::empty()) {

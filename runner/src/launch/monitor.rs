@@ -12,12 +12,14 @@ use rustix::io::Errno;
 
 use super::client::{self, Client};
 use super::finish::{self, Container};
+use super::launcher::ours;
 use super::log::{Log, Stream};
-use super::process::Process;
-use super::protocol::{Attach, CHUNK, Exit, Frame, Reply, Request};
+use super::process::{Begun, Process, Starting};
+use super::protocol::{Attach, CHUNK, Exit, Failure, Frame, Reply, Request};
 use super::state::{self, State};
 use crate::cgroup::Cgroup;
 use crate::images::Store;
+use crate::isolate;
 use crate::signal::Signal;
 
 /// Between a stop's signal and KILL, unless something else was said. Docker's.
@@ -30,6 +32,9 @@ const MOVE_AFTER: Duration = Duration::from_millis(300);
 /// Conversations at once; each costs a descriptor.
 const CLIENTS_MAX: usize = 256;
 
+/// The number of the command that started the container, among the clients.
+pub(super) const FIRST_CLIENT: u64 = 0;
+
 pub(super) struct Monitor {
     pub(super) container: Container,
     pub(super) state: State,
@@ -40,6 +45,8 @@ pub(super) struct Monitor {
     clients_seen: u64,
     /// The container's first process, then those of exec. An ended one keeps its place.
     pub(super) processes: Vec<Process>,
+    /// Why the container could not be started.
+    failure: Option<Failure>,
     kill_at: Option<Instant>,
     move_at: Option<Instant>,
 }
@@ -50,6 +57,7 @@ enum Source {
     Signals,
     Listener,
     Client(usize),
+    Begin(usize),
     End(usize),
     Output(usize, Stream),
     Input(usize),
@@ -67,7 +75,7 @@ impl Monitor {
         stream: UnixStream,
         first: Option<Request>,
     ) -> io::Result<Self> {
-        let mut client = Client::new(0, stream)?;
+        let mut client = Client::new(FIRST_CLIENT, stream)?;
         if let Some(Request::Attach(attach)) = first {
             client.attached = Some((0, attach));
         }
@@ -80,6 +88,7 @@ impl Monitor {
             clients: vec![client],
             clients_seen: 1,
             processes: vec![init],
+            failure: None,
             kill_at: None,
             move_at: Some(Instant::now() + MOVE_AFTER),
         })
@@ -101,6 +110,10 @@ impl Monitor {
                 let _ = self.cgroup.join_monitor();
             }
             self.forget_clients();
+            if let Some(failure) = self.failure.take() {
+                self.give_up(&failure);
+                return 1;
+            }
             if let Some(exit) = self.processes[0].exit.clone() {
                 self.finish(exit);
                 return 0;
@@ -123,6 +136,9 @@ impl Monitor {
             add(Source::Client(index), client.stream().as_fd(), PollFlags::IN | more);
         }
         for (index, process) in self.processes.iter().enumerate() {
+            if let Some(starting) = &process.starting {
+                add(Source::Begin(index), starting.status.as_fd(), PollFlags::IN);
+            }
             if process.exit.is_none() {
                 add(Source::End(index), process.pidfd.as_fd(), PollFlags::IN);
             }
@@ -154,6 +170,7 @@ impl Monitor {
             Source::Signals => self.hear_signals(),
             Source::Listener => self.accept(),
             Source::Client(index) => self.serve_client(index),
+            Source::Begin(index) => self.begin_process(index),
             Source::End(index) => self.end_process(index),
             Source::Output(index, stream) => {
                 self.relay_output(index, stream);
@@ -238,14 +255,18 @@ impl Monitor {
                 }
                 Reply::Done
             }
-            Request::Exec(request, attach) => match self.exec(&request, attach) {
-                Ok((pid, process)) => {
-                    self.clients[index].attached =
-                        Some((process, attach)).filter(|_| !request.detached);
-                    Reply::Started { pid, marks: Vec::new() }
+            Request::Exec(request, attach) => {
+                let number = self.clients[index].number;
+                match self.exec(&request, attach, number) {
+                    Ok(process) => {
+                        self.clients[index].attached =
+                            Some((process, attach)).filter(|_| !request.detached);
+                        // The answer comes when it runs or has failed.
+                        return;
+                    }
+                    Err(failure) => Reply::Failed(failure),
                 }
-                Err(failure) => Reply::Failed(failure),
-            },
+            }
             Request::Resize(size) => {
                 if let Some((process, _)) = self.clients[index].attached {
                     self.processes[process].resize(size);
@@ -276,6 +297,9 @@ impl Monitor {
     }
 
     fn freeze(&mut self, frozen: bool) -> Reply {
+        if self.processes[0].starting.is_some() {
+            return Reply::Refused(format!("container {:.12} does not run yet", self.state.id));
+        }
         if self.state.paused == frozen {
             let is = if frozen { "paused already" } else { "not paused" };
             return Reply::Refused(format!("container {:.12} is {is}", self.state.id));
@@ -285,7 +309,7 @@ impl Monitor {
             return Reply::Refused(format!("the kernel refuses: {error}"));
         }
         self.state.paused = frozen;
-        match state::write_json(&self.container.run.path.join("state.json"), &self.state) {
+        match self.write_state() {
             Ok(()) => Reply::Done,
             Err(error) => Reply::Refused(format!("cannot note it: {error}")),
         }
@@ -403,7 +427,61 @@ impl Monitor {
         }
     }
 
+    /// A child that was starting runs its program now, or could not.
+    fn begin_process(&mut self, at: usize) {
+        let process = &mut self.processes[at];
+        let begun = process.hear();
+        let Some(starting) = process.starting.take_if(|_| !matches!(begun, Begun::NotYet)) else {
+            return;
+        };
+        match begun {
+            Begun::NotYet => {}
+            Begun::Runs if at == 0 => self.begin(),
+            Begun::Runs => {
+                let reply = Reply::Started { pid: process.pid, marks: Vec::new() };
+                self.tell(starting.client, reply);
+            }
+            Begun::Failed(failure) => {
+                let record = &self.container.record;
+                let Starting { command, user, client, .. } = starting;
+                let failure = isolate::describe(failure, record, &command, &user);
+                if at == 0 {
+                    self.failure = Some(failure);
+                    return;
+                }
+                for client in self.clients.iter_mut().filter(|one| one.is_attached_to(at)) {
+                    client.attached = None;
+                }
+                self.tell(client, Reply::Failed(failure));
+            }
+        }
+    }
+
+    /// The container runs.
+    fn begin(&mut self) {
+        if let Err(error) = self.write_state() {
+            self.failure =
+                Some(ours(format!("cannot note that the container runs: {error}"), None));
+            return;
+        }
+        crate::timings::mark("program runs");
+        let reply = Reply::Started { pid: self.processes[0].pid, marks: crate::timings::take() };
+        self.tell(FIRST_CLIENT, reply);
+    }
+
+    fn write_state(&self) -> io::Result<()> {
+        state::write_json(&self.container.run.directory.path().join("state.json"), &self.state)
+    }
+
+    fn tell(&mut self, number: u64, reply: Reply) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.number == number) {
+            client.reply(reply);
+        }
+    }
+
     fn end_process(&mut self, at: usize) {
+        // What it said before its end comes first.
+        self.begin_process(at);
         let Some(exit) = self.processes[at].ended() else { return };
         // What it wrote before its end is in the pipes. Others may hold them open still, so this
         // takes what is there and does not wait for their end.
@@ -454,6 +532,21 @@ impl Monitor {
         }
     }
 
+    /// The container could not be started: everything is put back before that is told.
+    fn give_up(&mut self, failure: &Failure) {
+        let Container { dirs, record, run, .. } = &mut self.container;
+        finish::give_up(dirs, record, Some(&self.cgroup), failure);
+        run.directory.remove();
+        let exit = Exit { code: failure.exit_code, signal: None, oom: None };
+        for client in &mut self.clients {
+            client.end(match client.number {
+                FIRST_CLIENT => Reply::Failed(failure.clone()),
+                _ => Reply::Exited(exit.clone()),
+            });
+        }
+        self.clients.iter_mut().for_each(Client::flush_all);
+    }
+
     /// Exit code, name and cgroup are settled before anybody is answered; what takes time comes
     /// after.
     fn finish(&mut self, mut exit: Exit) {
@@ -464,10 +557,10 @@ impl Monitor {
         if let Some(log) = &mut self.log {
             log.finish();
         }
-        let Container { dirs, record, run, .. } = &self.container;
+        let Container { dirs, record, run, .. } = &mut self.container;
         let ended = finish::ended(exit.clone(), self.state.started.clone());
         finish::conclude(dirs, record, &ended);
-        let _ = std::fs::remove_dir_all(&run.path);
+        run.directory.remove();
         for client in &mut self.clients {
             let waits = client.waits || client.is_attached_to(0);
             if waits {

@@ -6,9 +6,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::io::Errno;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 use super::protocol::{Exit, WindowSize};
 use super::state::ProcessId;
+use crate::isolate::{InitFailure, Message};
 
 /// The monitor's ends of a process's streams. None of them blocks.
 #[derive(Debug)]
@@ -20,12 +22,35 @@ pub(super) struct Streams {
     pub(super) is_terminal: bool,
 }
 
+/// A child that has not become its program yet. How long that takes is up to what it finds in the
+/// container, so nothing waits for it.
+#[derive(Debug)]
+pub(super) struct Starting {
+    /// Where it tells of its failure; the end says that the program runs.
+    pub(super) status: OwnedFd,
+    /// Who wants to know.
+    pub(super) client: u64,
+    /// What a failure is told with.
+    pub(super) command: Vec<String>,
+    pub(super) user: String,
+}
+
+/// What has become of a child that was starting.
+pub(super) enum Begun {
+    NotYet,
+    Runs,
+    Failed(InitFailure),
+}
+
 /// A child of the monitor's that runs in the container.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) pid: i32,
     pub(super) pidfd: OwnedFd,
     pub(super) streams: Streams,
+    pub(super) starting: Option<Starting>,
+    /// Of its terminal, until it has one.
+    window: Option<WindowSize>,
     /// What could not be written yet, and which client waits for that.
     pub(super) input: Vec<u8>,
     pub(super) input_of: Option<u64>,
@@ -33,8 +58,64 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(pid: i32, pidfd: OwnedFd, streams: Streams) -> Self {
-        Self { pid, pidfd, streams, input: Vec::new(), input_of: None, exit: None }
+    pub(super) fn new(pid: i32, pidfd: OwnedFd, streams: Streams, starting: Starting) -> Self {
+        Self {
+            pid,
+            pidfd,
+            streams,
+            starting: Some(starting),
+            window: None,
+            input: Vec::new(),
+            input_of: None,
+            exit: None,
+        }
+    }
+
+    /// Hears what a child that is starting has to say; takes its terminal on the way.
+    pub(super) fn hear(&mut self) -> Begun {
+        loop {
+            let Some(starting) = &self.starting else { return Begun::NotYet };
+            let mut bytes = [0; 8];
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let received = rustix::net::recvmsg(
+                &starting.status,
+                &mut [io::IoSliceMut::new(&mut bytes)],
+                &mut control,
+                RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+            );
+            let count = match received {
+                Ok(message) => message.bytes,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return Begun::NotYet,
+                // As good as its end: what it was going to say is lost.
+                Err(_) => 0,
+            };
+            let message = Message::from_bytes(&bytes[..count]);
+            let fds: Vec<OwnedFd> = control
+                .drain()
+                .filter_map(|message| match message {
+                    RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                    _ => None,
+                })
+                .flatten()
+                .collect();
+            match message {
+                _ if count == 0 => return Begun::Runs,
+                Some(Message::Failed(failure)) => return Begun::Failed(failure),
+                Some(Message::Terminal) => fds.into_iter().for_each(|fd| self.take_terminal(fd)),
+                None => {}
+            }
+        }
+    }
+
+    fn take_terminal(&mut self, terminal: OwnedFd) {
+        let _ = rustix::io::ioctl_fionbio(&terminal, true);
+        self.streams.stdout = terminal.try_clone().ok();
+        self.streams.stdin = Some(terminal);
+        if let Some(size) = self.window.take() {
+            self.resize(size);
+        }
     }
 
     /// Sends a signal; one that has ended is no error.
@@ -70,7 +151,10 @@ impl Process {
     }
 
     /// Tells its terminal a new size.
-    pub(super) fn resize(&self, size: WindowSize) {
+    pub(super) fn resize(&mut self, size: WindowSize) {
+        if self.starting.is_some() && self.streams.stdin.is_none() {
+            self.window = Some(size);
+        }
         if let (true, Some(terminal)) = (self.streams.is_terminal, &self.streams.stdin) {
             let size = rustix::termios::Winsize {
                 ws_row: size.rows,
@@ -87,6 +171,10 @@ impl Process {
     pub(super) fn write_input(&mut self) -> bool {
         while !self.input.is_empty() {
             let Some(stdin) = &self.streams.stdin else {
+                if self.streams.is_terminal && self.starting.is_some() {
+                    // Typed ahead.
+                    return false;
+                }
                 self.input.clear();
                 break;
             };

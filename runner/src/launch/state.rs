@@ -12,9 +12,15 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::protocol::{Exit, Oom};
+use super::run_directory;
 
 /// Largest state file that is read, in bytes; ours are under 1 KiB.
 const MAX_STATE_BYTES: u64 = 64 << 10;
+
+/// The code of a container whose end nobody saw because the machine was switched off. Docker's.
+pub(super) const HOST_RESTARTED: u8 = 255;
+
+pub(super) const AFTER_RESTART: &str = "the host was restarted";
 
 /// A process, named so that a reused number is not taken for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,24 +73,32 @@ pub enum Status {
 /// When a file is there and cannot be read; a file that is missing is an answer.
 pub fn status(root: &Path, run: &Path, id: &str) -> io::Result<Status> {
     let run_directory = run_directory(run, id);
-    let exited = || read_json::<ExitRecord>(&record_directory(root, id).join("exit.json"));
+    let ended = || Ok(exit_record(root, id)?.map_or(Status::Created, Status::Exited));
     if !run_directory.exists() {
-        return Ok(match exited()? {
-            Some(record) => Status::Exited(record),
-            None => Status::Created,
-        });
+        return ended();
     }
-    let locked = monitor_is_alive(&run_directory)?;
+    let locked = run_directory::is_locked(&run_directory)?;
     let state = read_json::<State>(&run_directory.join("state.json"))?;
     match (locked, state) {
         (true, Some(state)) if state.paused => Ok(Status::Paused(state)),
         (true, Some(state)) => Ok(Status::Running(state)),
         // Between taking the lock and the first instruction, or between the end and the cleanup.
-        (true, None) => Ok(exited()?.map_or(Status::Created, Status::Exited)),
-        (false, state) => match exited()? {
-            Some(record) if state.is_none() => Ok(Status::Exited(record)),
-            _ => Ok(Status::Orphaned(state)),
-        },
+        (true, None) => ended(),
+        (false, state) => Ok(Status::Orphaned(state)),
+    }
+}
+
+/// How the last run ended, if it did. Not written durably: after a power cut the file may be
+/// there without its content.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn exit_record(root: &Path, id: &str) -> io::Result<Option<ExitRecord>> {
+    match read_json(&record_directory(root, id).join("exit.json")) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Ok(Some(ExitRecord::unseen(HOST_RESTARTED, AFTER_RESTART, None)))
+        }
+        other => other,
     }
 }
 
@@ -96,20 +110,6 @@ pub fn run_directory(run: &Path, id: &str) -> PathBuf {
 /// `$ROOT/containers/<id>`
 pub fn record_directory(root: &Path, id: &str) -> PathBuf {
     root.join("containers").join(id)
-}
-
-/// Whether somebody holds the lock that a monitor holds for its life.
-pub(crate) fn monitor_is_alive(run_directory: &Path) -> io::Result<bool> {
-    let lock = match fs::File::open(run_directory.join("monitor.lock")) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(false),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Reads a JSON file; `None` when it is not there.

@@ -1,9 +1,10 @@
 //! What a process does to itself before it becomes a container's program.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::OnceLock;
 
 use crate::known_bad::left_out;
 use crate::seccomp::Program;
@@ -125,6 +126,47 @@ pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: numbers only. setresuid(2).
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
+/// Shows `words` as this process's command line, as much of them as there is room for, and `name`
+/// as its name. What it was started with is forgotten, and what it shows is inherited by a fork.
+///
+/// # Errors
+/// When `/proc` is not this process's, for the first time it is needed; as prctl(2).
+pub fn show_as(name: &CStr, words: &[CString]) -> io::Result<()> {
+    static AREA: OnceLock<(usize, usize)> = OnceLock::new();
+    let (start, length) = match AREA.get() {
+        Some(area) => *area,
+        None => *AREA.get_or_init(|| argument_area().unwrap_or((0, 0))),
+    };
+    if length == 0 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut text: Vec<u8> =
+        words.iter().flat_map(|word| word.as_bytes_with_nul()).copied().collect();
+    text.resize(length, 0);
+    if let Some(last) = text.last_mut() {
+        // With another byte there the kernel would look on, into the environment.
+        *last = 0;
+    }
+    // SAFETY: the area is this process's, mapped and writable for its whole life: the kernel put
+    // the words there when it started the program (execve(2)), on top of the stack, and a fork has
+    // it at the same place. Rust and libc keep no reference into it once `main` runs and the
+    // arguments have been taken: `std::env::args_os` copies. `text` is as long as the area.
+    unsafe { ptr::copy_nonoverlapping(text.as_ptr(), start as *mut u8, length) };
+    // SAFETY: reads up to 16 bytes of a C string. prctl(2), PR_SET_NAME.
+    check(libc::c_long::from(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }))
+}
+
+/// Where the kernel put the words that this process was started with, and how many bytes they
+/// have. Fields 48 and 49 of proc_pid_stat(5).
+fn argument_area() -> Option<(usize, usize)> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold anything; fields are counted from behind it.
+    let (_, after) = text.rsplit_once(") ")?;
+    let mut fields = after.split_ascii_whitespace().skip(45).map(str::parse::<usize>);
+    let (start, end) = (fields.next()?.ok()?, fields.next()?.ok()?);
+    (start != 0 && end > start).then_some((start, end - start))
 }
 
 /// Becomes `program`. Returns only when that fails.

@@ -8,5 +8,6 @@ mod cve;
 #[path = "../known_bad/mod.rs"]
 mod known_bad;
 mod life;
+mod recovery;
 mod sees;
 mod support;

@@ -183,6 +183,10 @@ impl Host {
         self.dir.path()
     }
 
+    pub(crate) fn image(&self) -> &str {
+        &self.image
+    }
+
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rrun"));
         command.args(words);
@@ -242,6 +246,13 @@ impl Host {
             let path: PathBuf = directory.flatten().next()?.path().join("state.json");
             serde_json::from_slice(&std::fs::read(path).ok()?).ok()
         })
+    }
+
+    /// The `state.json` of every container that runs.
+    pub(crate) fn states(&self) -> Vec<Value> {
+        let directory = std::fs::read_dir(self.dir.path().join("run/c")).unwrap();
+        let read = |path: PathBuf| serde_json::from_slice(&std::fs::read(path).ok()?).ok();
+        directory.flatten().filter_map(|entry| read(entry.path().join("state.json"))).collect()
     }
 
     pub(crate) fn pid(&self, of: &str) -> i32 {

@@ -49,7 +49,6 @@ fn ps(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         Some(text) => Some(values::number("last", text, 0, i64::MAX)? as usize),
         None => arguments.has("latest").then_some(1),
     };
-    crate::launch::recover_all(&globals.dirs);
     let mut shown = all(globals, &globals.store()?)?;
     shown.sort_by(|a, b| b.record.created.cmp(&a.record.created));
     let chosen = filters.iter().any(|(name, _)| name == "status" || name == "exited");

@@ -17,6 +17,7 @@ pub(in crate::cli) use self::remove::remove;
 use super::{Globals, Verb, print_line};
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Store};
+use crate::launch::RunDirectory;
 use crate::launch::protocol::{Frame, Reply, Request};
 use crate::launch::state::Status;
 
@@ -42,6 +43,13 @@ pub(super) fn find(store: &Store, name: &str) -> Result<ContainerDir, Failure> {
 pub(super) fn status(globals: &Globals, id: &str) -> Result<Status, Failure> {
     crate::launch::settled_status(&globals.dirs, id)
         .map_err(|error| Failure::new(format!("cannot tell the state of {id:.12}")).because(&error))
+}
+
+/// Keeps others from starting or removing the container; `None` where it runs or is about to.
+pub(in crate::cli) fn hold(globals: &Globals, id: &str) -> Result<Option<RunDirectory>, Failure> {
+    crate::launch::hold(&globals.dirs, id).map_err(|error| {
+        Failure::new(format!("cannot use {}", globals.dirs.runroot.display())).because(&error)
+    })
 }
 
 /// A conversation with the monitor of a container that lives; `None` where it has none.

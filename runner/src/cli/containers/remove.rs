@@ -1,11 +1,14 @@
 //! `rm`.
 
+use std::time::Instant;
+
 use super::{each, signal, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb};
 use crate::failure::Failure;
 use crate::images::{Store, StoreError};
 use crate::launch::state::Status;
+use crate::launch::{self, RunDirectory};
 use crate::signal::Signal;
 use crate::volumes;
 
@@ -54,14 +57,8 @@ pub(in crate::cli) fn remove(
     force: bool,
     with_volumes: bool,
 ) -> Result<(), Failure> {
-    match status(globals, id)? {
-        Status::Running(_) | Status::Paused(_) if force => {
-            signal::stop_one(globals, id, Some(Signal::KILL), Some(10))?;
-        }
-        Status::Running(_) => return Err(still(id, "running")),
-        Status::Paused(_) => return Err(still(id, "paused")),
-        Status::Created | Status::Exited(_) | Status::Orphaned(_) => {}
-    }
+    // Held to the end: nobody starts what is being removed.
+    let _held = hold(globals, id, force)?;
     let found = store.open_container(id)?;
     let record = found.and_then(|directory| directory.record().ok());
     match store.remove_container(id) {
@@ -78,6 +75,27 @@ pub(in crate::cli) fn remove(
         }
     }
     Ok(())
+}
+
+/// Holds a container that does not run; one that runs, or is about to, is killed with `force`.
+fn hold(globals: &Globals, id: &str, force: bool) -> Result<RunDirectory, Failure> {
+    let deadline = Instant::now() + launch::MOMENT;
+    loop {
+        if let Some(held) = super::hold(globals, id)? {
+            return Ok(held);
+        }
+        match status(globals, id)? {
+            Status::Exited(_) | Status::Orphaned(_) => {}
+            _ if force => signal::stop_one(globals, id, Some(Signal::KILL), Some(10))?,
+            Status::Running(_) => return Err(still(id, "running")),
+            Status::Paused(_) => return Err(still(id, "paused")),
+            Status::Created => return Err(still(id, "being started")),
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!("container {id:.12} does not come to its end")));
+        }
+        std::thread::sleep(launch::LOOK_AGAIN);
+    }
 }
 
 fn still(id: &str, what: &str) -> Failure {

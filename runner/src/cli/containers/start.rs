@@ -1,5 +1,7 @@
 //! `start`, `restart`, `attach`.
 
+use std::time::Instant;
+
 use super::{connect_running, each, signal, status};
 use crate::cli::client::{self, Connection, Ended, relay};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
@@ -9,6 +11,7 @@ use crate::failure::Failure;
 use crate::images::Store;
 use crate::launch::protocol::{Frame, Request};
 use crate::launch::state::Status;
+use crate::launch::{self, RunDirectory};
 
 pub(super) const VERBS: &[Verb] = &[
     Verb {
@@ -73,9 +76,9 @@ fn start(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         return Err(Failure::new("start: only one container can be attached to"));
     };
     let id = super::find(&store, name)?.id;
-    if is_running(globals, &id)? {
+    let Some(held) = hold_unless_running(globals, &id)? else {
         return attach_to(globals, &store, name, arguments.has("interactive"), arguments);
-    }
+    };
     let foreground = Foreground {
         stdin: arguments.has("interactive"),
         // Docker leaves a container running whose `start -a` ends.
@@ -83,19 +86,32 @@ fn start(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         passes_signals: passes_signals(arguments),
         detach_keys: client::detach_keys(arguments.value("detach-keys"))?,
     };
-    start_container(globals, &store, &id, Some(foreground))
+    start_container(globals, &store, &id, held, Some(foreground))
 }
 
-fn is_running(globals: &Globals, id: &str) -> Result<bool, Failure> {
-    Ok(matches!(status(globals, id)?, Status::Running(_) | Status::Paused(_)))
+/// Holds a container that does not run. `None`: it runs; where another command is starting it, it
+/// has been waited for.
+fn hold_unless_running(globals: &Globals, id: &str) -> Result<Option<RunDirectory>, Failure> {
+    let deadline = Instant::now() + launch::MOMENT;
+    loop {
+        if let Some(held) = super::hold(globals, id)? {
+            return Ok(Some(held));
+        }
+        if matches!(status(globals, id)?, Status::Running(_) | Status::Paused(_)) {
+            return Ok(None);
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new(format!("container {id:.12} is being started already"))
+                .hint(format!("rrun rm -f {id:.12}")));
+        }
+        std::thread::sleep(launch::LOOK_AGAIN);
+    }
 }
 
 /// Starts it; one that runs is started already.
 fn start_detached(globals: &Globals, store: &Store, id: &str) -> Result<(), Failure> {
-    if is_running(globals, id)? {
-        return Ok(());
-    }
-    start_container(globals, store, id, None).map(drop)
+    let Some(held) = hold_unless_running(globals, id)? else { return Ok(()) };
+    start_container(globals, store, id, held, None).map(drop)
 }
 
 fn restart(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {

@@ -34,7 +34,7 @@ const FIELDS: &[Column] = &[
 ];
 
 fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = Store::open(&globals.dirs.root)?;
+    let store = globals.store()?;
     let rows = [
         row("Images", store.image_usage()?),
         row("Containers", containers(globals, &store)?),

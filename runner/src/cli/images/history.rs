@@ -41,7 +41,7 @@ const FIELDS: &[Column] = &[
 const CREATED_BY_CHARACTERS: usize = 45;
 
 fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = Store::open(&globals.dirs.root)?;
+    let store = globals.store()?;
     let text = &arguments.operands[0];
     let image = store
         .find_image(text)?

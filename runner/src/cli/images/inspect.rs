@@ -25,7 +25,7 @@ pub(crate) const INSPECT: Verb = Verb {
 };
 
 fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = Store::open(&globals.dirs.root)?;
+    let store = globals.store()?;
     let (mut values, mut failed) = (Vec::new(), None);
     for text in &arguments.operands {
         match inspect(&store, text)? {

@@ -9,7 +9,7 @@ use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::listing::{Column, Listing};
 use crate::cli::{Globals, Verb, print};
 use crate::failure::Failure;
-use crate::images::{Store, familiar_name};
+use crate::images::familiar_name;
 use crate::pull::human_bytes;
 use crate::timestamp::Timestamp;
 
@@ -47,7 +47,7 @@ const FIELDS: &[Column] = &[
 ];
 
 fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = Store::open(&globals.dirs.root)?;
+    let store = globals.store()?;
     let mut images = rows(Described::all(&store)?);
     for filter in arguments.values("filter") {
         Filter::parse(filter, &images)?.apply(&mut images);

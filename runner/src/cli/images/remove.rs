@@ -4,7 +4,7 @@ use super::describe::Described;
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print};
 use crate::failure::Failure;
-use crate::images::{Removed, Store, StoreError};
+use crate::images::{Removed, StoreError};
 use crate::pull::human_bytes;
 use crate::timestamp::Timestamp;
 
@@ -42,7 +42,7 @@ pub(crate) const PRUNE: Verb = Verb {
 };
 
 fn rmi(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    let store = Store::open(&globals.dirs.root)?;
+    let store = globals.store()?;
     let mut failed = None;
     for text in &arguments.operands {
         match store.remove_image(text, arguments.has("force")) {
@@ -77,7 +77,7 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     if !arguments.has("force") && !agreed(all)? {
         return Ok(0);
     }
-    let store = Store::open(&globals.dirs.root)?;
+    let store = globals.store()?;
     let removed = store.prune_images(all, |image| {
         filters.is_empty()
             || Described::read(&store, image.clone())

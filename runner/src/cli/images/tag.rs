@@ -5,7 +5,6 @@ use shared::ImageRef;
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::{Globals, Verb};
 use crate::failure::Failure;
-use crate::images::Store;
 
 pub(crate) const TAG: Verb = Verb {
     names: &["tag", "image tag"],
@@ -29,7 +28,8 @@ fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
             Failure::new(format!("{text}: a tag is given, a digest is what it is")).exits(1)
         );
     }
-    Store::open(&globals.dirs.root)?
+    globals
+        .store()?
         .tag_image(&arguments.operands[0], &target)
         .map_err(|error| Failure::from(error).exits(1))?;
     Ok(0)
