@@ -168,7 +168,8 @@ fn cve_2025_31133_what_masks_is_looked_at() {
     let dev = host.path().join("dev");
     std::fs::create_dir(&dev).unwrap();
     std::fs::write(dev.join("null"), "of somebody's choosing").unwrap();
-    let run = host.shell(&["-v", &format!("{}:/dev", dev.display())], "cat /proc/kcore");
+    // With an input of its own: without, the device is missed even earlier.
+    let run = host.shell(&["-i", "-v", &format!("{}:/dev", dev.display())], "cat /proc/kcore");
     assert_eq!((run.code, run.out.as_str()), (125, ""), "{run:?}");
     assert!(run.err.contains("/proc/"), "{run:?}");
 }
