@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::send::FileBody;
 use crate::observe::Exchange;
 
-/// What an answer carries. Logs its request when it is dropped, which is when the answer was sent
+/// What an answer carries. Its exchange ends when it is dropped, which is when the answer was sent
 /// or given up.
 #[derive(Debug)]
 pub(crate) struct Body {
@@ -107,10 +107,8 @@ impl MessageBody for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let Some(mut exchange) = self.exchange.take() else { return };
-        if let Kind::File { body, length } = &self.kind {
+        if let (Kind::File { body, length }, Some(exchange)) = (&self.kind, &mut self.exchange) {
             exchange.sent = body.sent(*length);
         }
-        exchange.end();
     }
 }

@@ -1,6 +1,7 @@
 //! Request bodies: counted, and not waited for without end.
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use shared::ErrorCode;
 use tokio::time::{Instant, Sleep};
 
 use super::error::ApiError;
+use super::send::{Receiving, Slot};
 
 /// The slowest body that is waited for: [`WINDOW_BYTES`] in each [`WINDOW`], which a modem keeps
 /// up with. There is no limit on the whole request: layers are large and lines are slow.
@@ -51,6 +53,8 @@ impl From<BodyError> for ApiError {
 pub(crate) struct Incoming {
     payload: Payload,
     received: Arc<AtomicU64>,
+    /// Where the connection learns how far the reading is.
+    slot: Option<Rc<Slot>>,
     window: Option<Pin<Box<Sleep>>>,
     in_window: u64,
     /// When the last piece was handed out, until the next one is asked for.
@@ -59,8 +63,12 @@ pub(crate) struct Incoming {
 
 impl Incoming {
     /// `received` counts the bytes.
-    pub(crate) fn new(payload: Payload, received: Arc<AtomicU64>) -> Self {
-        Self { payload, received, window: None, in_window: 0, handed_out: None }
+    pub(crate) fn new(payload: Payload, received: Arc<AtomicU64>, slot: Option<Rc<Slot>>) -> Self {
+        let slot = slot.filter(|_| !matches!(payload, Payload::None));
+        if let Some(slot) = &slot {
+            slot.receiving(Receiving::Behind);
+        }
+        Self { payload, received, slot, window: None, in_window: 0, handed_out: None }
     }
 
     /// The whole body. `Ok(None)` beyond `max` bytes.
@@ -87,11 +95,17 @@ impl Stream for Incoming {
                 this.received.fetch_add(piece.len() as u64, Ordering::Relaxed);
                 this.in_window += piece.len() as u64;
                 this.handed_out = Some(Instant::now());
+                if let Some(slot) = &this.slot {
+                    slot.receiving(Receiving::Behind);
+                }
                 Poll::Ready(Some(Ok(piece)))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(BodyError::Broken(error)))),
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
+                if let Some(slot) = &this.slot {
+                    slot.receiving(Receiving::Drained);
+                }
                 let now = Instant::now();
                 // Taken, so that the window's own end, which polls as well, is no pause of ours.
                 let pause = this.handed_out.take().map_or(Duration::ZERO, |since| now - since);
@@ -109,6 +123,14 @@ impl Stream for Incoming {
                     Poll::Pending => Poll::Pending,
                 }
             }
+        }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(slot) = &self.slot {
+            slot.receiving(Receiving::Nothing);
         }
     }
 }

@@ -125,6 +125,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id taken from a client.
 const REQUEST_ID_BYTES: usize = 64;
 
+/// The status in logs and metrics of a request whose connection broke before there was an answer;
+/// nginx uses it so.
+const CLIENT_GONE: u16 = 499;
+
 /// Longest part of a client's text that is logged.
 const LOGGED_BYTES: usize = 256;
 
@@ -185,16 +189,16 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
         remote: req.peer_addr().map(|address| address.ip()),
         user_agent: req.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).map(clip),
         started,
-        status: 0,
+        status: CLIENT_GONE,
         error_code: None,
-        received: 0,
+        received: Arc::clone(&received),
         sent: 0,
         access_log: state.settings.access_log && !matches!(route, Route::Health(_)),
         metrics: Arc::clone(&state.metrics),
     });
     state.metrics.begin(exchange.handler);
     let v2 = req.uri().path().starts_with("/v2");
-    let incoming = Incoming::new(payload, Arc::clone(&received));
+    let incoming = Incoming::new(payload, received, slot.clone());
     let call = Call { state: Arc::clone(&state), req, slot };
     let reply = match answer(&call, route, &method, incoming).await {
         Ok(reply) => reply,
@@ -202,7 +206,6 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
     };
     exchange.status = reply.response.status().as_u16();
     exchange.error_code = reply.code;
-    exchange.received = received.load(Ordering::Relaxed);
     let mut response = reply.response;
     let headers = response.headers_mut();
     if v2 {

@@ -220,13 +220,13 @@ impl Metrics {
         self.in_flight.get_or_create(&Handler { handler }).inc();
     }
 
-    pub(super) fn exchange(&self, exchange: &Exchange, duration: Duration) {
+    pub(super) fn exchange(&self, exchange: &Exchange, received: u64, duration: Duration) {
         let (handler, method) = (exchange.handler, method_label(&exchange.method));
         let endpoint = Endpoint { handler, method };
         self.in_flight.get_or_create(&Handler { handler }).dec();
         self.requests.get_or_create(&Request { handler, method, code: exchange.status }).inc();
         self.durations.get_or_create(&endpoint).observe(duration.as_secs_f64());
-        self.request_bytes.get_or_create(&endpoint).observe(exchange.received as f64);
+        self.request_bytes.get_or_create(&endpoint).observe(received as f64);
         self.response_bytes.get_or_create(&endpoint).observe(exchange.sent as f64);
         if let Some(code) = exchange.error_code {
             self.errors.get_or_create(&Code { code }).inc();
@@ -246,8 +246,8 @@ impl Metrics {
         if handler == "blob" && exchange.sent > 0 {
             self.blob_bytes.get_or_create(&Direction { direction: "out" }).inc_by(exchange.sent);
         }
-        if handler.starts_with("blob_upload") && exchange.received > 0 {
-            self.blob_bytes.get_or_create(&Direction { direction: "in" }).inc_by(exchange.received);
+        if handler.starts_with("blob_upload") && received > 0 {
+            self.blob_bytes.get_or_create(&Direction { direction: "in" }).inc_by(received);
         }
     }
 

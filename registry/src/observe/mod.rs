@@ -6,12 +6,14 @@ mod process;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 pub use log::{Format, Level, LogError, Settings, init};
 pub use metrics::{Gauges, Metrics};
 
-/// One request and its answer, from the head's arrival to the last byte sent.
+/// One request and its answer, from the head's arrival to the last byte sent. Dropping it counts the
+/// request and logs it, so that one whose connection breaks is counted as well.
 #[derive(Debug)]
 pub struct Exchange {
     pub id: Arc<str>,
@@ -27,18 +29,18 @@ pub struct Exchange {
     pub status: u16,
     pub error_code: Option<&'static str>,
     /// Bytes of the request's body.
-    pub received: u64,
+    pub received: Arc<AtomicU64>,
     /// Bytes of the answer's body.
     pub sent: u64,
     pub access_log: bool,
     pub metrics: Arc<Metrics>,
 }
 
-impl Exchange {
-    /// Counts the request and logs it.
-    pub fn end(&self) {
+impl Drop for Exchange {
+    fn drop(&mut self) {
         let duration = self.started.elapsed();
-        self.metrics.exchange(self, duration);
+        let received = self.received.load(Ordering::Relaxed);
+        self.metrics.exchange(self, received, duration);
         if !self.access_log {
             return;
         }
@@ -51,7 +53,7 @@ impl Exchange {
             repo = self.repository,
             reference = self.reference,
             status = self.status,
-            received = self.received,
+            received,
             bytes = self.sent,
             duration_ms = duration.as_micros() as f64 / 1000.0,
             user_agent = self.user_agent,

@@ -173,6 +173,60 @@ fn row_32_a_cut_connection_keeps_what_arrived() {
     assert!(stored(&registry, "a", &content));
 }
 
+/// Sends a part of a PATCH and ends the connection: in order, or by a reset.
+fn cut(registry: &Registry, location: &str, part: &[u8], reset: bool) {
+    let mut tcp = registry.connect();
+    let announced = part.len() + 1000;
+    write!(tcp, "PATCH {location} HTTP/1.1\r\nHost: x\r\nContent-Length: {announced}\r\n\r\n")
+        .unwrap();
+    tcp.write_all(part).unwrap();
+    if reset {
+        wait_for("reading some of it", || range(registry, location) != "0-0");
+        let linger = Some(std::time::Duration::ZERO);
+        rustix::net::sockopt::set_socket_linger(&tcp, linger).unwrap();
+    }
+}
+
+#[test]
+fn row_32_nothing_that_was_sent_before_an_orderly_end_is_lost() {
+    let registry = Registry::start();
+    let content: Vec<u8> = (0..8 << 20).map(|n: u32| (n >> 7) as u8).collect();
+    let location = registry.start_upload("a");
+    cut(&registry, &location, &content, false);
+    let all = format!("0-{}", content.len() - 1);
+    wait_for("keeping every byte", || range(&registry, &location) == all);
+    let end = format!("{location}?digest={}", Digest::sha256(&content));
+    registry.send("PUT", &end, &[], b"").expect(201);
+    assert!(stored(&registry, "a", &content));
+}
+
+/// The kernel throws away what it has received and nobody has read when a reset arrives; what
+/// the server has read is kept, and the upload goes on behind it.
+#[test]
+fn row_32_a_reset_keeps_what_was_read() {
+    let registry = Registry::start();
+    let content: Vec<u8> = (0..8 << 20).map(|n: u32| (n >> 5) as u8).collect();
+    for _ in 0..3 {
+        let location = registry.start_upload("a");
+        cut(&registry, &location, &content, true);
+        let broken = "registry_http_in_flight_requests{handler=\"blob_upload_chunk\"} 1";
+        wait_for("the end of the broken request", || {
+            !String::from_utf8(registry.get("/metrics").body).unwrap().contains(broken)
+        });
+        let told = range(&registry, &location);
+        let kept = told.split_once('-').unwrap().1.parse::<usize>().unwrap() + 1;
+        let span = format!("{kept}-{}", content.len() - 1);
+        let headers = [("Content-Range", span.as_str())];
+        if kept < content.len() {
+            registry.send("PATCH", &location, &headers, &content[kept..]).expect(202);
+        }
+        assert!(kept > 1, "nothing was kept");
+        let end = format!("{location}?digest={}", Digest::sha256(&content));
+        registry.send("PUT", &end, &[], b"").expect(201);
+    }
+    assert!(stored(&registry, "a", &content));
+}
+
 #[test]
 fn row_33_an_upload_goes_on_after_a_restart() {
     let registry = Registry::start();

@@ -19,6 +19,7 @@ mod wire;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::sync::Arc;
+use std::task::Waker;
 
 pub(crate) use body::FileBody;
 pub(crate) use wire::{Limits, Wire};
@@ -57,6 +58,21 @@ pub(crate) struct Slot {
     handling: Cell<u32>,
     /// Bytes of files sent by the job that runs, or ran last.
     sent: Cell<u64>,
+    /// A request's body that is being received.
+    body: Cell<Receiving>,
+    /// Who waits for that body's reader to have taken everything.
+    drained: RefCell<Option<Waker>>,
+}
+
+/// How far the reader of a request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receiving {
+    /// There is none, or nobody reads it any more.
+    Nothing,
+    /// Bytes may wait for it between here and the connection.
+    Behind,
+    /// It has taken all that there was.
+    Drained,
 }
 
 impl Slot {
@@ -66,6 +82,18 @@ impl Slot {
             state: Cell::new(State::Free),
             handling: Cell::new(0),
             sent: Cell::new(0),
+            body: Cell::new(Receiving::Nothing),
+            drained: RefCell::new(None),
+        }
+    }
+
+    /// Notes how far the reader of the body is.
+    pub(crate) fn receiving(&self, state: Receiving) {
+        self.body.set(state);
+        if state != Receiving::Behind
+            && let Some(waker) = self.drained.take()
+        {
+            waker.wake();
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
-use super::{Job, Slot, State};
+use super::{Job, Receiving, Slot, State};
 use crate::sys;
 
 /// Bytes of a file sent before other connections of the worker have their turn.
@@ -57,6 +57,8 @@ pub(crate) struct Wire {
     warming: Option<JoinHandle<()>>,
     /// Bytes read since a write was blocked.
     read_while_blocked: usize,
+    /// The client sends nothing any more.
+    ended: bool,
 }
 
 /// A write that is blocked.
@@ -77,6 +79,7 @@ impl Wire {
             stall: None,
             warming: None,
             read_while_blocked: 0,
+            ended: false,
         }
     }
 
@@ -159,6 +162,17 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// Tells that the client sends nothing any more, once the reader of the body has taken what came
+    /// before: actix forgets what it has read and not yet handed on as soon as it knows.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ended = true;
+        if self.slot.body.get() == Receiving::Behind {
+            *self.slot.drained.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Times a request's head.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.slot.is_handling() {
@@ -236,9 +250,23 @@ impl AsyncRead for Wire {
         if this.slot.is_sending() || this.read_while_blocked >= UNREAD_ANSWERS_BYTES {
             return Poll::Pending;
         }
+        if this.ended {
+            return this.poll_end(cx);
+        }
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.tcp).poll_read(cx, buffer);
         let got = buffer.filled().len() - before;
+        let receiving = this.slot.body.get() != Receiving::Nothing;
+        match &read {
+            Poll::Ready(Ok(())) if got == 0 => return this.poll_end(cx),
+            // As an error it would end the handler in the middle of what it keeps of the body.
+            Poll::Ready(Err(error))
+                if receiving && error.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                return this.poll_end(cx);
+            }
+            _ => {}
+        }
         if got > 0 {
             if this.stall.is_some() {
                 this.read_while_blocked += got;
