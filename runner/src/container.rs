@@ -33,6 +33,11 @@ pub struct Record {
     pub user: String,
     pub groups_added: Vec<String>,
     pub network: Network,
+    #[serde(default)]
+    pub ipc: Ipc,
+    /// The container, by its id, whose processes this one's are among.
+    #[serde(default)]
+    pub pid_of: Option<String>,
     pub seccomp: Seccomp,
     pub stdio: Stdio,
     /// `--rm`: remove the container when it has ended. Its overlay is mounted `volatile`.
@@ -88,6 +93,22 @@ pub enum Network {
     None,
     Host,
     /// The network namespace of another container, by its id.
+    Container(String),
+}
+
+/// Whose System V and POSIX message queues, semaphores and shared memory, `/dev/shm` included.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ipc {
+    /// Its own, and nobody else's.
+    #[default]
+    Private,
+    /// Its own, and of those containers that ask for it.
+    Shareable,
+    /// Its own, without a `/dev/shm`.
+    None,
+    Host,
+    /// Another container's, by its id.
     Container(String),
 }
 

@@ -10,7 +10,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::cli::flags::{Arguments, truth};
 use crate::cli::{mount_flags, names, values};
-use crate::container::{Hosts, LogFiles, Network};
+use crate::container::{Hosts, Ipc, LogFiles, Network};
 use crate::failure::Failure;
 use crate::signal::Signal;
 use crate::spec::{
@@ -25,11 +25,9 @@ const MEMORY_MIN_BYTES: i64 = 6 << 20;
 /// Largest seccomp profile, bytes; Docker's has 20 KB.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
 
-/// How `--network=container:NAME` and its kin find what they share: a container's id, and the file
-/// of one of its namespaces.
+/// How `--network=container:NAME` and its kin find whose they share.
 pub(super) trait Containers {
     fn id_of(&self, name: &str) -> Result<String, Failure>;
-    fn namespace_of(&self, name: &str, kind: &str) -> Result<PathBuf, Failure>;
 }
 
 /// What the flags ask for.
@@ -87,7 +85,7 @@ pub(super) fn request(
         network,
         hosts,
         pid: sharing(arguments, "pid", containers)?,
-        ipc: sharing(arguments, "ipc", containers)?,
+        ipc: ipc(arguments, containers)?,
         uts,
         cgroup: sharing(arguments, "cgroupns", containers)?,
         cgroup_parent: arguments.value("cgroup-parent").map(str::to_owned),
@@ -269,17 +267,35 @@ fn sharing(
     let Some(text) = arguments.value(flag) else { return Ok(Sharing::Private) };
     match (flag, text) {
         (_, "host") => Ok(Sharing::Host),
-        (_, "" | "private") | ("ipc", "shareable") => Ok(Sharing::Private),
-        ("ipc", other) if other.starts_with("container:") => Err(Failure::new(format!(
-            "--ipc={other}: sharing /dev/shm with another container is not supported yet"
-        ))
-        .hint("--ipc host, or a volume that both mount")),
+        (_, "" | "private") => Ok(Sharing::Private),
         ("pid", other) if other.starts_with("container:") => {
-            let name = &other["container:".len()..];
-            Ok(Sharing::Join(containers.namespace_of(name, flag)?))
+            Ok(Sharing::Container(containers.id_of(&other["container:".len()..])?))
         }
-        (_, other) => Err(Failure::new(format!("--{flag}={other}: there is no such mode"))),
+        ("pid", _) => Err(no_such_mode(flag, text, "private, host, container:NAME")),
+        _ => Err(no_such_mode(flag, text, "private, host")),
     }
+}
+
+fn ipc(arguments: &Arguments, containers: &dyn Containers) -> Result<Ipc, Failure> {
+    let text = arguments.value("ipc").unwrap_or_default();
+    match text {
+        "" | "private" => Ok(Ipc::Private),
+        "shareable" => Ok(Ipc::Shareable),
+        "none" => Ok(Ipc::None),
+        "host" => Ok(Ipc::Host),
+        _ => match text.strip_prefix("container:") {
+            Some(name) => Ok(Ipc::Container(containers.id_of(name)?)),
+            None => {
+                let modes = "private, shareable, none, host, container:NAME";
+                Err(no_such_mode("ipc", text, modes))
+            }
+        },
+    }
+}
+
+fn no_such_mode(flag: &str, text: &str, modes: &str) -> Failure {
+    Failure::new(format!("--{flag}={text}: there is no such mode"))
+        .hint(format!("there is: {modes}"))
 }
 
 fn sysctls(arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {

@@ -7,7 +7,7 @@ use nix::sys::signalfd::SignalFd;
 use oci_spec::runtime::Capabilities;
 
 use crate::cli::client::{self, Connection, Ended, relay};
-use crate::cli::containers::{hold, remove, status};
+use crate::cli::containers::{hold, remove};
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
@@ -17,7 +17,6 @@ use crate::container::Record;
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
 use crate::launch::RunDirectory;
-use crate::launch::state::Status;
 use crate::pull::PullOptions;
 use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
 use crate::timestamp::Timestamp;
@@ -203,7 +202,7 @@ fn read(globals: &Globals, arguments: &Arguments) -> Result<Asked, Failure> {
         return Err(Failure::new("name an image").hint("rrun run --help"));
     };
     let store = globals.store()?;
-    let request = request(arguments, command, &Existing { globals, store: &store })?;
+    let request = request(arguments, command, &Existing { store: &store })?;
     let options = pull_options(arguments)?;
     Ok(Asked { store, reference: reference.clone(), request, options })
 }
@@ -355,23 +354,11 @@ impl Drop for CidFile {
 
 /// The containers of the store, for flags that name one.
 struct Existing<'a> {
-    globals: &'a Globals,
     store: &'a Store,
 }
 
 impl Containers for Existing<'_> {
     fn id_of(&self, name: &str) -> Result<String, Failure> {
         Ok(self.store.container(name)?.id)
-    }
-
-    fn namespace_of(&self, name: &str, kind: &str) -> Result<PathBuf, Failure> {
-        let id = self.id_of(name)?;
-        match status(self.globals, &id)? {
-            Status::Running(state) | Status::Paused(state) => {
-                Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", state.init.pid)))
-            }
-            _ => Err(Failure::new(format!("container {id:.12} is not running"))
-                .hint(format!("rrun start {id:.12}"))),
-        }
     }
 }

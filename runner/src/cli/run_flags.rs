@@ -66,7 +66,7 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::many("dns-option", "OPTION", "a resolver option"),
     Flag::many("dns-opt", "OPTION", ""),
     Flag::one("pid", "host|container:NAME", "share a process namespace"),
-    Flag::one("ipc", "private|host|shareable", "share an IPC namespace"),
+    Flag::one("ipc", "MODE", "private, shareable, none, host, container:NAME"),
     Flag::one("uts", "host", "share the host's host name"),
     Flag::one("cgroupns", "private|host", "share the host's view of cgroups"),
     Flag::many("sysctl", "NAME=VALUE", "a kernel setting of its namespaces"),

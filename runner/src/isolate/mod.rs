@@ -57,6 +57,8 @@ pub struct Plan<'a> {
     pub new_network: bool,
     /// `/etc/hosts` and its like: the target and the file, a detached mount.
     pub etc: Vec<(&'static str, OwnedFd)>,
+    /// A `/dev/shm` of another container, a detached mount.
+    pub shm: Option<OwnedFd>,
     pub stdio: Stdio,
     pub seccomp: Option<Program>,
     /// To the launcher: failures, the terminal; its end says that the program runs.

@@ -12,6 +12,7 @@ use super::failure::at;
 use super::files::{self, Kind};
 use super::{Done, Plan, Step, cgroupfs, populate, rootfs};
 use crate::known_bad::left_out;
+use crate::spec::OF_OTHER_CONTAINER;
 use crate::sys::mount as attr;
 use crate::sys::mount::{Attributes, set_attributes};
 
@@ -102,7 +103,7 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
         let volume = plan.record.volumes.iter().find(|volume| volume.mount == item);
         if options.is_bind {
             let fill = volume.is_some_and(|volume| volume.populate);
-            bind(root, mount, &options, item, fill)?;
+            bind(plan, root, mount, &options, item, fill)?;
         } else if mount.typ().as_deref() == Some("cgroup") {
             let place = target(root, mount, Kind::Directory, item)?;
             at(Step::Mount, item, cgroupfs::attach(plan, &place, options.set))?;
@@ -203,6 +204,7 @@ fn make(mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, Errno> {
 }
 
 fn bind(
+    plan: &Plan<'_>,
     root: &OwnedFd,
     mount: &Mount,
     options: &Options<'_>,
@@ -214,7 +216,12 @@ fn bind(
         flags |= OpenTreeFlags::AT_RECURSIVE;
     }
     let source = mount.source().as_deref().unwrap_or(Path::new(""));
-    let tree = at(Step::MountSource, item, rustix::mount::open_tree(CWD, source, flags))?;
+    let tree = match &plan.shm {
+        Some(shm) if source == Path::new(OF_OTHER_CONTAINER) => {
+            at(Step::MountSource, item, shm.try_clone())?
+        }
+        _ => at(Step::MountSource, item, rustix::mount::open_tree(CWD, source, flags))?,
+    };
     let is_directory = at(Step::MountSource, item, files::is_directory(&tree))?;
     let kind = if is_directory { Kind::Directory } else { Kind::File };
     let place = target(root, mount, kind, item)?;

@@ -6,12 +6,12 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use oci_spec::runtime::{Capabilities, Capability, LinuxNamespace, LinuxNamespaceType};
+use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -21,10 +21,11 @@ use super::monitor::{FIRST_CLIENT, Monitor};
 use super::process::{Process, Starting, Streams, identify};
 use super::protocol::{Attach, Failure, Frame, Reply, Request, WindowSize};
 use super::run_directory::RunDirectory;
-use super::state::{self, State};
+use super::share::{self, namespace_of};
+use super::state::State;
 use super::{etc, finish, log_path, socket_path};
 use crate::cgroup::Cgroup;
-use crate::container::{Network, Record};
+use crate::container::{Ipc, Network, Record};
 use crate::dirs::Dirs;
 use crate::images::{ContainerDir, Store};
 use crate::isolate::{self, Hierarchy, Plan, Stdio};
@@ -237,7 +238,7 @@ impl Made<'_> {
             streams(self.record.stdio.terminal, self.record.stdio.stdin_open, window)
                 .map_err(failed("cannot make pipes"))?;
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
-        let namespaces = Namespaces::of(&self.record, self.dirs)?;
+        let namespaces = Namespaces::of(&self.record, self.dirs, &self.store)?;
         let root = self.stack()?;
         if !confines_devices {
             let attributes =
@@ -300,6 +301,7 @@ impl Made<'_> {
                 .map_err(failed("cannot copy a descriptor"))?,
             new_network: namespaces.new & libc::CLONE_NEWNET != 0,
             etc: etc::write(self.run_path(), record).map_err(failed("cannot write /etc/hosts"))?,
+            shm: share::shm(self.dirs, record)?,
             stdio,
             seccomp: crate::seccomp::program_of(record)
                 .map_err(|error| ours(error.to_string(), None))?,
@@ -492,7 +494,7 @@ struct Namespaces {
 }
 
 impl Namespaces {
-    fn of(record: &Record, dirs: &Dirs) -> Result<Self, Failure> {
+    fn of(record: &Record, dirs: &Dirs, store: &Store) -> Result<Self, Failure> {
         use LinuxNamespaceType as Kind;
         let mut all =
             Self { new: libc::CLONE_NEWNS, joined: Vec::new(), pid: None, private_cgroups: false };
@@ -510,52 +512,22 @@ impl Namespaces {
                 Kind::Ipc => libc::CLONE_NEWIPC,
                 Kind::Uts => libc::CLONE_NEWUTS,
             };
-            let path = match (namespace.typ(), &record.network) {
-                (Kind::Network, Network::Container(id)) => Some(namespace_of(dirs, id, "net")?),
-                _ => namespace.path().clone(),
+            let theirs = match (namespace.typ(), &record.network, &record.pid_of, &record.ipc) {
+                (Kind::Network, Network::Container(id), ..) => Some(namespace_of(dirs, id, "net")?),
+                (Kind::Pid, _, Some(id), _) => Some(namespace_of(dirs, id, "pid")?),
+                (Kind::Ipc, .., Ipc::Container(id)) => {
+                    share::check_ipc(store, id)?;
+                    Some(namespace_of(dirs, id, "ipc")?)
+                }
+                _ => None,
             };
-            match path {
+            match theirs {
                 None => all.new |= flag,
-                Some(path) if namespace.typ() == Kind::Pid => all.pid = Some(open(&path)?),
-                Some(path) => all.joined.push(open_kind(&path, namespace)?),
+                Some(theirs) if namespace.typ() == Kind::Pid => all.pid = Some(theirs),
+                Some(theirs) => all.joined.push(theirs),
             }
         }
         Ok(all)
-    }
-}
-
-fn open(path: &Path) -> Result<OwnedFd, Failure> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| {
-        ours(format!("cannot join the namespace {}: {error}", path.display()), None)
-    })
-}
-
-fn open_kind(path: &Path, _namespace: &LinuxNamespace) -> Result<OwnedFd, Failure> {
-    open(path)
-}
-
-/// A namespace of a running container: `/proc/<pid>/ns/<kind>`, checked to be its own.
-///
-/// # Errors
-/// When it does not run.
-pub(super) fn namespace_of(dirs: &Dirs, id: &str, kind: &str) -> Result<PathBuf, Failure> {
-    let not_running = || {
-        let hint = format!("rrun start {id:.12}");
-        ours(
-            format!("container {id:.12} is not running, so its {kind} cannot be shared"),
-            Some(hint),
-        )
-    };
-    match state::status(&dirs.root, &dirs.runroot, id) {
-        Ok(state::Status::Running(state) | state::Status::Paused(state)) => {
-            let now = identify(state.init.pid).map_err(|_| not_running())?;
-            if now == state.init {
-                Ok(PathBuf::from(format!("/proc/{}/ns/{kind}", state.init.pid)))
-            } else {
-                Err(not_running())
-            }
-        }
-        _ => Err(not_running()),
     }
 }
 

@@ -16,6 +16,7 @@ pub mod protocol;
 mod recover;
 mod run_directory;
 mod seal;
+mod share;
 pub mod state;
 
 use std::io;

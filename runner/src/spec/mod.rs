@@ -19,13 +19,13 @@ pub use self::capabilities::{
     DEFAULT as DEFAULT_CAPABILITIES, from_mask as capabilities_from_mask, mask as capability_mask,
 };
 pub use self::image_config::{Execution, ImageConfig};
-pub use self::mounts::clean as clean_target;
+pub use self::mounts::{OF_OTHER_CONTAINER, clean as clean_target};
 use self::request::SeccompChoice;
 pub use self::request::{
     BindRecursion, CapabilityName, DeviceUse, Host, Limits, MountKind, MountRequest, Request,
     SeccompRequest, Sharing, Variable,
 };
-use crate::container::{ImageUse, Network, RECORD_FORMAT, Record, Seccomp, Stdio};
+use crate::container::{ImageUse, Ipc, Network, RECORD_FORMAT, Record, Seccomp, Stdio};
 use crate::known_bad::left_out;
 use crate::seccomp::{self, SeccompError};
 
@@ -147,6 +147,11 @@ pub fn record(
         user,
         groups_added: request.groups_added.clone(),
         network: request.network.clone(),
+        ipc: request.ipc.clone(),
+        pid_of: match &request.pid {
+            Sharing::Container(id) => Some(id.clone()),
+            Sharing::Private | Sharing::Host => None,
+        },
         seccomp: match seccomp {
             SeccompChoice::Docker => Seccomp::Docker,
             SeccompChoice::Unconfined => Seccomp::Unconfined,
@@ -257,27 +262,22 @@ fn linux(request: &Request, seccomp: &SeccompChoice) -> Result<Linux, SpecError>
 }
 
 fn namespaces(request: &Request) -> Vec<LinuxNamespace> {
-    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network as Net, Pid, Uts};
+    use LinuxNamespaceType::{Cgroup, Mount, Network as Net, Pid, Uts};
     let network = if request.network == Network::Host { Sharing::Host } else { Sharing::Private };
+    let own = &Sharing::Private;
     let all = [
-        (Mount, &Sharing::Private),
+        (Mount, own),
         (Net, &network),
         (Uts, &request.uts),
         (Pid, &request.pid),
-        (Ipc, &request.ipc),
+        (LinuxNamespaceType::Ipc, if request.ipc == Ipc::Host { &Sharing::Host } else { own }),
         (Cgroup, &request.cgroup),
     ];
     let mut namespaces = Vec::new();
-    for (kind, sharing) in all {
+    // Those of another container are found when this one starts: their files change with it.
+    for (kind, _) in all.into_iter().filter(|(_, sharing)| **sharing != Sharing::Host) {
         let mut namespace = LinuxNamespace::default();
         namespace.set_typ(kind);
-        match sharing {
-            Sharing::Host => continue,
-            Sharing::Private => {}
-            Sharing::Join(path) => {
-                namespace.set_path(Some(path.clone()));
-            }
-        }
         namespaces.push(namespace);
     }
     namespaces
@@ -296,14 +296,14 @@ fn sysctls(request: &Request) -> Result<Option<HashMap<String, String>>, SpecErr
         let name = name.replace('/', ".");
         let error = |why| SpecError::Sysctl { name: name.clone(), why };
         let is_ipc = name.starts_with("fs.mqueue.") || IPC_SYSCTLS.contains(&name.as_str());
-        let own = |sharing: &Sharing| *sharing == Sharing::Private;
+        let own_ipc = matches!(request.ipc, Ipc::Private | Ipc::Shareable | Ipc::None);
         if name.split('.').any(str::is_empty) {
             return Err(error("this is no name of a setting"));
-        } else if is_ipc && !own(&request.ipc) {
+        } else if is_ipc && !own_ipc {
             return Err(error("it would change an IPC namespace that is not the container's own"));
         } else if name.starts_with("net.") && request.network != Network::None {
             return Err(error("it would change a network that is not the container's own"));
-        } else if name == "kernel.domainname" && !own(&request.uts) {
+        } else if name == "kernel.domainname" && request.uts != Sharing::Private {
             return Err(error("it would change a host name that is not the container's own"));
         } else if !is_ipc
             && !name.starts_with("net.")

@@ -6,8 +6,11 @@ use oci_spec::runtime::Mount;
 
 use super::SpecError;
 use super::image_config::Execution;
-use super::request::{BindRecursion, Host, MountKind, MountRequest, Request, Sharing};
-use crate::container::{Network, VolumeUse};
+use super::request::{BindRecursion, Host, MountKind, MountRequest, Request};
+use crate::container::{Ipc, Network, VolumeUse};
+
+/// The source of a `/dev/shm` that is another container's: found when the container starts.
+pub const OF_OTHER_CONTAINER: &str = "container";
 
 /// A mount entry of the Spec.
 fn mount(target: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
@@ -110,13 +113,17 @@ fn defaults(request: &Request) -> Vec<Mount> {
     // An mqueue shows the queues of the IPC namespace that mounts it, whosever that is.
     mounts.push(mount("/dev/mqueue", "mqueue", "mqueue", &quiet));
     match &request.ipc {
-        Sharing::Private | Sharing::Join(_) => {
+        Ipc::None => {}
+        Ipc::Private | Ipc::Shareable => {
             let options = ["nosuid", "noexec", "nodev", "mode=1777", &shm_size];
             mounts.push(mount("/dev/shm", "tmpfs", "shm", &options));
         }
         // POSIX shared memory is files, and belongs to the same processes.
-        Sharing::Host => {
+        Ipc::Host => {
             mounts.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate"]));
+        }
+        Ipc::Container(_) => {
+            mounts.push(mount("/dev/shm", "bind", OF_OTHER_CONTAINER, &["bind", "rprivate"]));
         }
     }
     mounts

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{Capabilities, LinuxDevice, LinuxDeviceCgroup, LinuxSeccomp, PosixRlimit};
 
-use crate::container::{Hosts, LogFiles, Network};
+use crate::container::{Hosts, Ipc, LogFiles, Network};
 
 /// One `run` or `create`.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct Request {
     /// The container's own name and name service; an empty host name means the short id.
     pub hosts: Hosts,
     pub pid: Sharing,
-    pub ipc: Sharing,
+    pub ipc: Ipc,
     pub uts: Sharing,
     pub cgroup: Sharing,
     pub cgroup_parent: Option<String>,
@@ -79,8 +79,8 @@ pub enum Sharing {
     #[default]
     Private,
     Host,
-    /// A namespace that exists, by its file.
-    Join(PathBuf),
+    /// Another container's, by its id.
+    Container(String),
 }
 
 /// A capability as `--cap-add` and `--cap-drop` name it.

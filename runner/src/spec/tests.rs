@@ -4,7 +4,7 @@ use oci_spec::runtime::{Capability, LinuxNamespaceType, Mount};
 use shared::Digest;
 
 use super::*;
-use crate::container::{Hosts, RootAttributes};
+use crate::container::{Hosts, Ipc, RootAttributes};
 
 const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -30,7 +30,7 @@ fn plain() -> Request {
         network: Network::None,
         hosts: Hosts::default(),
         pid: Sharing::Private,
-        ipc: Sharing::Private,
+        ipc: Ipc::Private,
         uts: Sharing::Private,
         cgroup: Sharing::Private,
         cgroup_parent: None,
@@ -318,7 +318,7 @@ fn shared_namespaces_and_sysctls() {
     assert_eq!(record.hosts.hostname, "laptop");
     assert!(linux(&record).sysctl().is_none());
     assert_eq!(mount_at(&record, "/sys").unwrap().typ().as_deref(), Some("bind"));
-    let with = |network: Network, ipc: Sharing, name: &str| {
+    let with = |network: Network, ipc: Ipc, name: &str| {
         let mut request = plain();
         request.network = network;
         request.ipc = ipc;
@@ -326,20 +326,20 @@ fn shared_namespaces_and_sysctls() {
         make(&request, "{}")
     };
     for (network, ipc, name, valid) in [
-        (Network::None, Sharing::Private, "net.ipv4.ip_forward", true),
-        (Network::None, Sharing::Private, "net/ipv4/ip_forward", true),
-        (Network::Host, Sharing::Private, "net.ipv4.ip_forward", false),
-        (Network::None, Sharing::Private, "kernel.shmmax", true),
-        (Network::None, Sharing::Host, "kernel.shmmax", false),
-        (Network::None, Sharing::Private, "fs.mqueue.msg_max", true),
-        (Network::None, Sharing::Private, "kernel.core_pattern", false),
-        (Network::None, Sharing::Private, "vm.swappiness", false),
-        (Network::None, Sharing::Private, "net...x", false),
-        (Network::None, Sharing::Private, "net/../../proc/x", false),
+        (Network::None, Ipc::Private, "net.ipv4.ip_forward", true),
+        (Network::None, Ipc::Private, "net/ipv4/ip_forward", true),
+        (Network::Host, Ipc::Private, "net.ipv4.ip_forward", false),
+        (Network::None, Ipc::Private, "kernel.shmmax", true),
+        (Network::None, Ipc::Host, "kernel.shmmax", false),
+        (Network::None, Ipc::Private, "fs.mqueue.msg_max", true),
+        (Network::None, Ipc::Private, "kernel.core_pattern", false),
+        (Network::None, Ipc::Private, "vm.swappiness", false),
+        (Network::None, Ipc::Private, "net...x", false),
+        (Network::None, Ipc::Private, "net/../../proc/x", false),
     ] {
         assert_eq!(with(network, ipc, name).is_ok(), valid, "{name}");
     }
-    let record = with(Network::None, Sharing::Private, "net/ipv4/ip_unprivileged_port_start");
+    let record = with(Network::None, Ipc::Private, "net/ipv4/ip_unprivileged_port_start");
     let record = record.unwrap();
     let sysctls = linux(&record).sysctl().as_ref().unwrap();
     assert_eq!(sysctls["net.ipv4.ip_unprivileged_port_start"], "1", "asked for beats the default");

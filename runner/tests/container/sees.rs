@@ -54,6 +54,53 @@ fn joins_the_network_and_the_processes_of_another() {
 }
 
 #[test]
+fn shares_memory_and_queues_with_those_that_may() {
+    let host = Host::new();
+    host.detached("donor", &["--ipc", "shareable"], "echo hello > /dev/shm/x; sleep 60");
+    host.detached("closed", &[], "sleep 60");
+    host.ok(&[
+        "run",
+        "-d",
+        "--name",
+        "late",
+        "--ipc",
+        "container:donor",
+        &host.image,
+        "sleep",
+        "60",
+    ]);
+    let script = "until test -s /dev/shm/x; do sleep 0.1; done; cat /dev/shm/x; echo too > /dev/shm/y; \
+                  readlink /proc/self/ns/ipc";
+    let run = host.shell(&["--ipc", "container:donor"], script);
+    let own = host.ok(&["exec", "donor", "sh", "-c", "cat /dev/shm/y; readlink /proc/self/ns/ipc"]);
+    assert_eq!(run.out.lines().next(), Some("hello"), "{run:?}");
+    assert_eq!(run.out.lines().nth(1), own.lines().nth(1), "{run:?} {own}");
+    assert_eq!(own.lines().next(), Some("too"));
+
+    let run = host.shell(&["--ipc", "container:closed"], "echo ran");
+    assert_eq!((run.code, run.out.as_str()), (125, ""), "{run:?}");
+    assert!(
+        run.err.contains("non-shareable IPC") && run.err.contains("--ipc shareable"),
+        "{run:?}"
+    );
+    let run = host.shell(&["--ipc", "none"], "ls -d /dev/shm; readlink /proc/self/ns/ipc");
+    assert!(run.err.contains("/dev/shm"), "{run:?}");
+    assert_ne!(run.out.lines().last(), own.lines().last());
+    for (name, mode) in [("donor", "shareable"), ("closed", "private")] {
+        let told = host.ok(&["inspect", "-f", "{{.HostConfig.IpcMode}}", name]);
+        assert_eq!(told.trim(), mode);
+    }
+    // What it shares is looked up whenever it starts: the donor's process is another one by then.
+    host.ok(&["stop", "-t", "0", "late", "donor"]);
+    let start = host.rrun(&["start", "late"]);
+    assert!(start.err.contains("is not running, so its ipc cannot be shared"), "{start:?}");
+    host.ok(&["start", "donor"]);
+    host.ok(&["start", "late"]);
+    host.ok(&["exec", "late", "sh", "-c", "until test -s /dev/shm/x; do sleep 0.1; done"]);
+    host.ok(&["rm", "-f", "late", "closed", "donor"]);
+}
+
+#[test]
 fn environment_directory_and_user() {
     let config = json!({
         "Env": ["PATH=/bin", "A=1", "B=2"], "WorkingDir": "/made/here", "User": "web",

@@ -25,7 +25,7 @@ pub(crate) enum Entry<'a> {
 
 pub(crate) struct Host {
     dir: tempfile::TempDir,
-    image: String,
+    pub(crate) image: String,
 }
 
 /// What a command said.

@@ -9,7 +9,7 @@ use super::{status, view};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::listing::print_inspected;
 use crate::cli::{Globals, Verb};
-use crate::container::{Record, Seccomp};
+use crate::container::{Ipc, Record, Seccomp};
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Store, StoreError};
 use crate::launch::state::Status;
@@ -203,8 +203,17 @@ fn host_config(record: &Record) -> Value {
             None => json!({"Type": "none", "Config": {}}),
         },
         "CgroupnsMode": mode(LinuxNamespaceType::Cgroup),
-        "IpcMode": mode(LinuxNamespaceType::Ipc),
-        "PidMode": mode(LinuxNamespaceType::Pid),
+        "IpcMode": match &record.ipc {
+            Ipc::Private => "private".to_owned(),
+            Ipc::Shareable => "shareable".to_owned(),
+            Ipc::None => "none".to_owned(),
+            Ipc::Host => "host".to_owned(),
+            Ipc::Container(id) => format!("container:{id}"),
+        },
+        "PidMode": match &record.pid_of {
+            Some(id) => format!("container:{id}"),
+            None => mode(LinuxNamespaceType::Pid),
+        },
         "UTSMode": mode(LinuxNamespaceType::Uts),
         "UsernsMode": "",
         "CgroupParent": record.cgroup_parent.as_deref().unwrap_or_default(),
