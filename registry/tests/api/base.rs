@@ -18,6 +18,72 @@ fn row_1_and_2_the_support_probe() {
     assert_eq!(missing.header("x-registry-supports-signatures"), None);
 }
 
+/// The specification's codes, and what a client gets for each kind of mistake.
+#[test]
+fn row_3_every_refusal_is_json_with_a_code_of_the_specification() {
+    const CODES: [&str; 14] = [
+        "BLOB_UNKNOWN",
+        "BLOB_UPLOAD_INVALID",
+        "BLOB_UPLOAD_UNKNOWN",
+        "DENIED",
+        "DIGEST_INVALID",
+        "MANIFEST_BLOB_UNKNOWN",
+        "MANIFEST_INVALID",
+        "MANIFEST_UNKNOWN",
+        "NAME_INVALID",
+        "NAME_UNKNOWN",
+        "SIZE_INVALID",
+        "TOOMANYREQUESTS",
+        "UNAUTHORIZED",
+        "UNSUPPORTED",
+    ];
+    let registry = Registry::start();
+    registry.push_image("a", "t", b"{}");
+    let upload = registry.start_upload("a");
+    let absent = format!("sha256:{}", "0".repeat(64));
+    let range = [("Content-Range", "5-9")];
+    let type_of = [("Content-Type", shared::media_type::OCI_MANIFEST)];
+    let huge = vec![b' '; 5 << 20];
+    let answers = [
+        registry.get(&format!("/v2/a/blobs/{absent}")),
+        registry.get("/v2/a/blobs/sha256:short"),
+        registry.get(&format!("/v2/a/blobs/md5:{}", "0".repeat(32))),
+        registry.get("/v2/a/manifests/none"),
+        registry.get(&format!("/v2/a/manifests/{absent}")),
+        registry.get("/v2/none/tags/list"),
+        registry.get("/v2/A/tags/list"),
+        registry.get("/v2/a/tags/list?n=-1"),
+        registry.get("/v2/_catalog?n=x"),
+        registry.get("/v2/a/referrers/none"),
+        registry.get("/v2/a/blobs/uploads/none"),
+        registry.get("/v2/a/nonsense"),
+        registry.get("/nonsense"),
+        registry.delete("/v2/a/manifests/none"),
+        registry.delete(&format!("/v2/a/blobs/{absent}")),
+        registry.delete("/v2/a/tags/list"),
+        registry.send("PATCH", &upload, &range, b"12345"),
+        registry.send("PUT", &upload, &[], b""),
+        registry.send("PUT", &format!("{upload}?digest={absent}"), &[], b"x"),
+        registry.send("POST", "/v2/a/blobs/uploads/?digest-algorithm=md5", &[], b""),
+        registry.send("PUT", "/v2/a/manifests/t", &type_of, b"{"),
+        registry.send("PUT", "/v2/a/manifests/t", &type_of, &huge),
+        registry.send("PUT", &format!("/v2/a/manifests/{absent}"), &type_of, b"{}"),
+        registry.put_manifest("a", "t", &crate::harness::image(&absent.parse().unwrap(), 2, "")),
+    ];
+    for (number, answer) in answers.into_iter().enumerate() {
+        assert!((400..500).contains(&answer.status), "{number}: {answer:?}");
+        assert_eq!(answer.header("content-type"), Some("application/json"), "{number}");
+        let length = answer.body.len().to_string();
+        assert_eq!(answer.header("content-length"), Some(length.as_str()), "{number}");
+        let codes = answer.codes();
+        assert!(!codes.is_empty(), "{number}");
+        assert!(codes.iter().all(|code| CODES.contains(&code.as_str())), "{number}: {codes:?}");
+        let errors = answer.json();
+        let message = errors["errors"][0]["message"].as_str().unwrap();
+        assert!(!message.is_empty() && !message.contains("/tmp"), "{number}: {message}");
+    }
+}
+
 #[test]
 fn row_4_and_6_names_that_are_none() {
     let registry = Registry::start();

@@ -110,6 +110,63 @@ fn row_15_a_blob_belongs_to_its_repository() {
 }
 
 #[test]
+fn row_16_the_empty_blob_works_everywhere() {
+    let registry = Registry::start();
+    let digest = Digest::sha256(b"");
+    let path = |repo: &str| format!("/v2/{repo}/blobs/{digest}");
+    // Pushed in each of the ways.
+    registry.push_blob("post", b"");
+    let location = registry.start_upload("put");
+    registry.send("PUT", &format!("{location}?digest={digest}"), &[], b"").expect(201);
+    let location = registry.start_upload("patch");
+    registry.send("PATCH", &location, &[], b"").expect(202);
+    let chunked = [("Transfer-Encoding", "chunked")];
+    registry.send("PATCH", &location, &chunked, b"").expect(202);
+    registry.send("PUT", &format!("{location}?digest={digest}"), &[], b"").expect(201);
+    let mount = format!("/v2/mount/blobs/uploads/?mount={digest}&from=post");
+    registry.send("POST", &mount, &[], b"").expect(201);
+    for repo in ["post", "put", "patch", "mount"] {
+        let got = registry.get(&path(repo)).expect(200);
+        let head = registry.head(&path(repo)).expect(200);
+        for answer in [&got, &head] {
+            assert_eq!(answer.header("content-length"), Some("0"), "{repo}");
+            assert_eq!(answer.header("docker-content-digest"), Some(digest.to_string().as_str()));
+            assert!(answer.body.is_empty());
+        }
+        let ranged = registry.send("GET", &path(repo), &[("Range", "bytes=0-")], b"").expect(416);
+        assert_eq!(ranged.header("content-range"), Some("bytes */0"));
+    }
+    registry.put_manifest("post", "t", &crate::harness::image(&digest, 0, "")).expect(201);
+    registry.delete(&path("put")).expect(202);
+    registry.get(&path("put")).expect(404);
+}
+
+#[test]
+fn row_41_what_was_created_is_where_its_location_says() {
+    let registry = Registry::start();
+    let digest = Digest::sha256(b"content");
+    let post = format!("/v2/a/blobs/uploads/?digest={digest}");
+    let upload = registry.start_upload("b");
+    let put = format!("{upload}?digest={digest}");
+    let mount = format!("/v2/c/blobs/uploads/?mount={digest}&from=a");
+    for (method, path, body) in
+        [("POST", &post, &b"content"[..]), ("PUT", &put, b"content"), ("POST", &mount, b"")]
+    {
+        let created = registry.send(method, path, &[], body).expect(201);
+        let location = created.header("location").unwrap();
+        assert_eq!(registry.get(location).expect(200).body, b"content", "{path}");
+        assert_eq!(created.header("docker-content-digest"), Some(digest.to_string().as_str()));
+    }
+    let config = registry.push_blob("a", b"{}");
+    let manifest = crate::harness::image(&config, 2, "");
+    for reference in ["t", &Digest::sha256(&manifest).to_string()] {
+        let created = registry.put_manifest("a", reference, &manifest).expect(201);
+        let location = created.header("location").unwrap();
+        assert_eq!(registry.get(location).expect(200).body, manifest, "{reference}");
+    }
+}
+
+#[test]
 fn row_17_a_client_that_hangs_up_leaks_nothing() {
     let registry = Registry::start();
     let digest = registry.push_blob("a", &vec![1; 20 << 20]);
