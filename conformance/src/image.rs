@@ -209,6 +209,37 @@ pub fn image_of_tars(tars: &[Vec<u8>], config: &Value) -> anyhow::Result<Image> 
     Ok(Image { media_type: OCI_MANIFEST.to_owned(), manifest, blobs })
 }
 
+/// An image of one static program that is a shell and its tools.
+///
+/// # Errors
+/// If busybox-static is not installed (`make install`).
+pub fn busybox() -> anyhow::Result<Image> {
+    let program = std::fs::read("/bin/busybox").context("busybox-static is not installed")?;
+    let listed = std::process::Command::new("/bin/busybox").arg("--list").output()?.stdout;
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut add = |name: &str, kind, mode, link: Option<&str>, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(bytes.len() as u64);
+        match link {
+            Some(target) => builder.append_link(&mut header, name, target),
+            None => builder.append_data(&mut header, name, bytes),
+        }
+    };
+    for (directory, mode) in [("bin/", 0o755), ("etc/", 0o755), ("root/", 0o700), ("tmp/", 0o1777)]
+    {
+        add(directory, tar::EntryType::Directory, mode, None, b"")?;
+    }
+    add("etc/passwd", tar::EntryType::Regular, 0o644, None, b"root:x:0:0::/root:/bin/sh\n")?;
+    add("bin/busybox", tar::EntryType::Regular, 0o755, None, &program)?;
+    for tool in String::from_utf8_lossy(&listed).lines().filter(|tool| *tool != "busybox") {
+        add(&format!("bin/{tool}"), tar::EntryType::Symlink, 0o777, Some("busybox"), b"")?;
+    }
+    let config = json!({"Env": ["PATH=/bin"], "Cmd": ["sh"]});
+    image_of_tars(&[builder.into_inner()?], &config)
+}
+
 /// The machine's architecture in the words of an image's configuration (Go's GOARCH).
 fn architecture() -> &'static str {
     match std::env::consts::ARCH {

@@ -23,6 +23,9 @@ pub(super) struct Connection {
     pub(super) passes_signals: bool,
     /// The connection is an exec's: signals go to its process, not to the container's first.
     pub(super) is_exec: bool,
+    /// The process has to begin first. Until it does nothing is read for it: whoever leaves by keys
+    /// leaves something that runs.
+    pub(super) is_starting: bool,
     pub(super) detach_keys: Vec<u8>,
 }
 
@@ -119,22 +122,18 @@ impl Drop for RawTerminal {
 /// Where it could not be started (with the exit code that Docker has for that), or its monitor
 /// went away.
 pub(super) fn relay(connection: Connection, signals: &SignalFd) -> Result<Ended, Failure> {
-    let raw = match (connection.terminal, connection.stdin) {
-        (true, true) if io::stdin().is_terminal() => RawTerminal::new(io::stdin(), Raw::Both),
-        // The container's terminal has put the line ends right already.
-        (true, false) if io::stdout().is_terminal() => RawTerminal::new(io::stdout(), Raw::Output),
-        _ => None,
-    };
     let mut relay = Relay {
         reads_stdin: connection.stdin,
         connection,
+        raw: None,
         received: Vec::new(),
         window_free: true,
         keys: 0,
     };
-    let ended = relay.run(signals);
-    drop(raw);
-    ended
+    if !relay.connection.is_starting {
+        relay.make_raw();
+    }
+    relay.run(signals)
 }
 
 /// Until the process of a detached container runs, or could not be started.
@@ -157,6 +156,8 @@ pub(super) fn wait_for_start(stream: &UnixStream) -> Result<(), Failure> {
 
 struct Relay {
     connection: Connection,
+    /// Put back when this ends.
+    raw: Option<RawTerminal>,
     received: Vec<u8>,
     /// Whether standard input goes on being read.
     reads_stdin: bool,
@@ -167,9 +168,20 @@ struct Relay {
 }
 
 impl Relay {
+    fn make_raw(&mut self) {
+        self.raw = match (self.connection.terminal, self.connection.stdin) {
+            (true, true) if io::stdin().is_terminal() => RawTerminal::new(io::stdin(), Raw::Both),
+            // The container's terminal has put the line ends right already.
+            (true, false) if io::stdout().is_terminal() => {
+                RawTerminal::new(io::stdout(), Raw::Output)
+            }
+            _ => None,
+        };
+    }
+
     fn run(&mut self, signals: &SignalFd) -> Result<Ended, Failure> {
         loop {
-            let asks_stdin = self.reads_stdin && self.window_free;
+            let asks_stdin = self.reads_stdin && self.window_free && !self.connection.is_starting;
             let stdin = io::stdin();
             let (socket_ready, signal_ready, stdin_ready) = {
                 let stdin_fd = stdin.as_fd();
@@ -220,6 +232,13 @@ impl Relay {
             } else {
                 Request::Signal(number)
             };
+            let is_end =
+                matches!(number, libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP);
+            if self.connection.is_starting && is_end {
+                // There is no program yet that could hear it. The monitor sees this command go, and
+                // ends what it was starting.
+                return Err(Failure::new("").exits(128_u8.saturating_add(number as u8)));
+            }
             if self.connection.passes_signals || number == libc::SIGWINCH {
                 self.send(&Frame::Request(request))?;
             } else {
@@ -271,7 +290,11 @@ impl Relay {
             Frame::Reply(Reply::Failed(failure)) => return Err(failure.into()),
             Frame::Reply(Reply::Refused(why)) => return Err(Failure::new(why)),
             Frame::Reply(Reply::Exited(exit)) => return Ok(Some(Ended::Exited(exit))),
-            Frame::Reply(Reply::Started { marks, .. }) => crate::timings::adopt(marks),
+            Frame::Reply(Reply::Started { marks, .. }) => {
+                self.connection.is_starting = false;
+                self.make_raw();
+                crate::timings::adopt(marks);
+            }
             Frame::Reply(Reply::Done | Reply::State(_)) => {}
             Frame::Request(_) | Frame::Stdin(_) => {
                 return Err(Failure::new("the monitor sent what only a command sends"));
@@ -408,10 +431,12 @@ mod tests {
             terminal: true,
             passes_signals: true,
             is_exec: false,
+            is_starting: false,
             detach_keys: detach_keys(None).unwrap(),
         };
         let mut relay = Relay {
             connection,
+            raw: None,
             received: Vec::new(),
             reads_stdin: true,
             window_free: true,

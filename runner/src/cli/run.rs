@@ -161,6 +161,7 @@ fn start_made(
         terminal,
         passes_signals: foreground.passes_signals,
         is_exec: false,
+        is_starting: true,
         detach_keys: foreground.detach_keys,
     };
     match relay(connection, &signals)? {

@@ -352,8 +352,10 @@ impl Monitor {
             return;
         }
         if bytes.is_empty() {
-            // The end. A terminal has none: its user types one.
-            if !process.streams.is_terminal && process.input.is_empty() {
+            // The end. A terminal has none: its user types one. That of a container which was made
+            // to run on its own is kept for whoever is attached next, as Docker does.
+            let is_kept = at == 0 && self.container.record.stdio.detached;
+            if !process.streams.is_terminal && process.input.is_empty() && !is_kept {
                 process.streams.stdin = None;
             }
             self.clients[index].reply(Reply::StdinTaken);

@@ -72,6 +72,7 @@ fn exec(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         terminal,
         passes_signals: true,
         is_exec: true,
+        is_starting: true,
         detach_keys,
     };
     match relay(connection, &signals)? {

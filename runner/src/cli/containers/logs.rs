@@ -49,6 +49,9 @@ struct Entry {
 /// make six times as long.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
+/// Files beside the current one that are looked for: as many as `--log-opt max-file` allows.
+const ROTATED_MAX: usize = 1000;
+
 struct Choice {
     since: Option<Timestamp>,
     until: Option<Timestamp>,
@@ -85,25 +88,36 @@ fn logs(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// The files of a log, the oldest first: `x.2`, `x.1`, `x`.
-fn files(path: &Path) -> Vec<PathBuf> {
+/// The files of a log with their inodes, the oldest first: `x.2`, `x.1`, `x`. Looked for in the
+/// order in which the monitor moves them, so one that is moved meanwhile may be there twice, and is
+/// never missed.
+fn files(path: &Path) -> Vec<(PathBuf, u64)> {
     let rotated = |number: usize| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{number}"));
         PathBuf::from(name)
     };
-    let mut all: Vec<PathBuf> = (1..100).map(rotated).take_while(|path| path.exists()).collect();
+    let mut all = Vec::new();
+    let mut missing = 0;
+    for name in std::iter::once(path.to_owned()).chain((1..=ROTATED_MAX).map(rotated)) {
+        match std::fs::metadata(&name) {
+            Ok(metadata) => all.push((name, metadata.ino())),
+            Err(_) => missing += 1,
+        }
+        // One gap is where a file is just being moved to.
+        if missing > 2 {
+            break;
+        }
+    }
     all.reverse();
-    all.push(path.to_owned());
     all
 }
 
 /// Shows what is there and returns the place where it ended.
 fn show_past(path: &Path, choice: &Choice, tail: Option<usize>) -> Result<Option<Reader>, Failure> {
     let mut last = VecDeque::new();
-    let mut reader = None;
-    for file in files(path) {
-        let Some(mut open) = Reader::open(&file)? else { continue };
+    let mut reader = Reader::first(path)?;
+    while let Some(open) = &mut reader {
         while let Some(entry) = open.next()? {
             match tail {
                 None => choice.show(&entry)?,
@@ -116,7 +130,10 @@ fn show_past(path: &Path, choice: &Choice, tail: Option<usize>) -> Result<Option
                 }
             }
         }
-        reader = Some(open);
+        match open.after(path)? {
+            Some(next) => reader = Some(next),
+            None => break,
+        }
     }
     for entry in &last {
         choice.show(entry)?;
@@ -139,15 +156,17 @@ fn follow(
             Ok(Status::Running(_) | Status::Paused(_))
         );
         if reader.is_none() {
-            *reader = Reader::open(path)?;
+            *reader = Reader::first(path)?;
         }
-        if let Some(open) = reader {
+        while let Some(open) = reader {
+            // Looked for first: to one that has a successor nothing is added any more.
+            let next = open.after(path)?;
             while let Some(entry) = open.next()? {
                 choice.show(&entry)?;
             }
-            if open.is_rotated(path) {
-                *reader = None;
-                continue;
+            match next {
+                Some(next) => *reader = Some(next),
+                None => break,
             }
         }
         if !lives {
@@ -188,6 +207,29 @@ struct Reader {
 }
 
 impl Reader {
+    /// The oldest file of the log; `None` where nothing has been written yet.
+    fn first(path: &Path) -> Result<Option<Self>, Failure> {
+        match files(path).first() {
+            Some((file, _)) => Self::open(file),
+            None => Ok(None),
+        }
+    }
+
+    /// The file that follows this one; `None` where this is the last.
+    fn after(&self, path: &Path) -> Result<Option<Self>, Failure> {
+        loop {
+            let all = files(path);
+            // One that is not there was removed as too old: the oldest follows.
+            let at = all.iter().rposition(|(_, inode)| *inode == self.inode).map_or(0, |at| at + 1);
+            let Some((file, inode)) = all.get(at) else { return Ok(None) };
+            match Self::open(file)? {
+                Some(next) if next.inode == *inode => return Ok(Some(next)),
+                // Moved on between the two steps.
+                _ => {}
+            }
+        }
+    }
+
     fn open(path: &Path) -> Result<Option<Self>, Failure> {
         match File::open(path) {
             Ok(file) => {
@@ -219,10 +261,6 @@ impl Reader {
                 return Ok(Some(entry));
             }
         }
-    }
-
-    fn is_rotated(&self, path: &Path) -> bool {
-        std::fs::metadata(path).is_ok_and(|metadata| metadata.ino() != self.inode)
     }
 }
 
@@ -272,16 +310,46 @@ mod tests {
             )
         };
         std::fs::write(&path, line("a") + "garbage\n" + &line("b")[..10]).unwrap();
-        let mut reader = Reader::open(&path).unwrap().unwrap();
+        let mut reader = Reader::first(&path).unwrap().unwrap();
         assert_eq!(reader.next().unwrap().unwrap().log, "a\n");
         assert!(reader.next().unwrap().is_none());
         std::fs::write(&path, line("a") + "garbage\n" + &line("b")).unwrap();
         assert_eq!(reader.next().unwrap().unwrap().log, "b\n");
         assert!(reader.next().unwrap().is_none());
-        assert!(!reader.is_rotated(&path));
-        std::fs::rename(&path, dir.path().join("log.1")).unwrap();
-        std::fs::write(&path, line("c")).unwrap();
-        assert!(reader.is_rotated(&path));
-        assert_eq!(files(&path), [dir.path().join("log.1"), path.clone()]);
+        assert!(reader.after(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn files_are_read_one_after_the_other_however_they_are_moved() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let write = |text: &str| {
+            let entry = serde_json::json!({"log": text, "stream": "stdout", "time": ""});
+            std::fs::write(&path, format!("{entry}\n")).unwrap();
+        };
+        let rotate = |text: &str| {
+            for (from, to) in [("log.2", "log.3"), ("log.1", "log.2"), ("log", "log.1")] {
+                let _ = std::fs::rename(dir.path().join(from), dir.path().join(to));
+            }
+            write(text);
+        };
+        write("a");
+        let mut reader = Reader::first(&path).unwrap().unwrap();
+        // Twice before anybody looks, and again while the second is read.
+        rotate("b");
+        rotate("c");
+        assert_eq!(reader.next().unwrap().unwrap().log, "a");
+        let mut reader = reader.after(&path).unwrap().unwrap();
+        rotate("d");
+        assert_eq!(reader.next().unwrap().unwrap().log, "b");
+        let mut reader = reader.after(&path).unwrap().unwrap();
+        assert_eq!(reader.next().unwrap().unwrap().log, "c");
+        rotate("e");
+        rotate("f");
+        rotate("g");
+        rotate("h");
+        // Everything between has been removed: the oldest that there is.
+        let mut reader = reader.after(&path).unwrap().unwrap();
+        assert_eq!(reader.next().unwrap().unwrap().log, "e");
     }
 }

@@ -155,6 +155,7 @@ fn attach_to(
         terminal,
         passes_signals: passes_signals(arguments),
         is_exec: false,
+        is_starting: false,
         detach_keys,
     };
     match relay(connection, &signals)? {
