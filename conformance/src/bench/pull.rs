@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
-use super::samples::{Samples, children_cpu, load};
+use super::samples::{Samples, aims, children_cpu, load};
 use crate::engine::Engine;
 use crate::image;
 use crate::janitor::{self, Scratch};
@@ -42,6 +42,7 @@ pub fn measure(rounds: usize) -> Result<String> {
         IMAGE_BYTES / 1_000_000
     );
     let before = load();
+    let mut reached = Vec::new();
     for layers in LAYERS {
         let name = format!("pull{layers}");
         let image =
@@ -66,8 +67,14 @@ pub fn measure(rounds: usize) -> Result<String> {
                 sync.median() / 1e3,
                 pull.median() / ours
             );
+            if *tool != TOOLS[0] {
+                let aim = format!("{layers} layers: `{tool}` / `rrun pull` ≥ 3");
+                reached.push((aim, 3.0, pull.median() / ours));
+            }
         }
     }
+    text += "\n";
+    text += &aims(&reached);
     text += &format!("\nLoad average {before} before, {} after. {}\n", load(), versions()?);
     Ok(text)
 }

@@ -48,6 +48,18 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// What was aimed at, as the lines of a table: the aim, the ratio that was reached, and whether that
+/// is enough.
+#[must_use]
+pub fn aims(aims: &[(String, f64, f64)]) -> String {
+    let mut text = "| aim | reached | |\n|---|---|---|\n".to_owned();
+    for (aim, wanted, reached) in aims {
+        let verdict = if reached >= wanted { "met" } else { "not met" };
+        text += &format!("| {aim} | {reached:.2} | {verdict} |\n");
+    }
+    text
+}
+
 /// User and system time of this process's children that have ended and been waited for.
 #[must_use]
 pub fn children_cpu() -> Duration {
@@ -70,6 +82,13 @@ pub fn load() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_aim_is_met_or_not() {
+        let text = aims(&[("fast".into(), 3.0, 3.0), ("faster".into(), 3.0, 2.9)]);
+        assert!(text.contains("| fast | 3.00 | met |"));
+        assert!(text.contains("| faster | 2.90 | not met |"));
+    }
 
     #[test]
     fn the_median_is_the_middle() {

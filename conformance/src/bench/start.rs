@@ -1,15 +1,16 @@
 //! A whole warm `rrun run --rm IMAGE true` beside `runc run` and `crun run` of the same root
-//! filesystem, prepared in advance, and beside `docker run`.
+//! filesystem, prepared in advance, and beside `podman run` and `docker run`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use super::samples::{Samples, children_cpu, load};
+use super::samples::{Samples, aims, children_cpu, load};
+use crate::image;
 use crate::janitor::Scratch;
 use crate::process::Server;
 use crate::rrun::{self, Rrun};
@@ -22,6 +23,9 @@ const GAP: Duration = Duration::from_millis(150);
 
 /// Same tool twice in one run: beyond this the machine was too noisy for a ratio.
 const NOISE: std::ops::RangeInclusive<f64> = 0.9..=1.1;
+
+/// Runs of which the phases of the fastest are shown.
+const PHASE_RUNS: usize = 5;
 
 /// For what must only work.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,16 +53,17 @@ pub fn measure(rounds: usize) -> Result<String> {
     }
     let crun = Crun::prepare(crun_bundle.path())?;
     let nothing = Command::new(crate::tool("true")?);
+    let podman = Podman::prepare(world.directory(), &reference)?;
 
-    let ours = || rrun.command(["run", "--rm", "--network", "none", &reference, "true"]);
-    let docker = || world.engine().docker(["run", "--rm", "--network", "none", &reference, "true"]);
+    let words = ["run", "--rm", "--network", "none", &reference, "true"];
     let mut tools = vec![
-        tool("rrun", |_| ours()),
-        tool("rrun, again", |_| ours()),
+        tool("rrun", |_| rrun.command(words)),
+        tool("rrun, again", |_| rrun.command(words)),
         tool("runc run", |n| oci_run("runc", bundle.path(), n)),
         tool("crun run", |n| crun.command(crun_bundle.path(), n)),
         tool("nsenter alone", |_| crun.inside(&nothing)),
-        tool("docker run", |_| docker()),
+        tool("podman run", |_| podman.run(&reference)),
+        tool("docker run", |_| world.engine().docker(words)),
     ];
     let before = load();
     for round in 0..=rounds {
@@ -68,8 +73,27 @@ pub fn measure(rounds: usize) -> Result<String> {
             one(&mut tools[index], round)?;
         }
     }
+    let phases = phases(&rrun, &reference)?;
     rrun.expect_nothing_left()?;
-    Ok(report(&tools, rounds, &before, &crun.note))
+    Ok(report(&tools, rounds, &before, &crun.note) + &phases)
+}
+
+/// What `--timings` says of the fastest of a few runs.
+fn phases(rrun: &Rrun, reference: &str) -> Result<String> {
+    let mut runs = Vec::new();
+    for _ in 0..PHASE_RUNS {
+        std::thread::sleep(GAP);
+        let run = rrun.run(["run", "--rm", "--timings", "--network", "none", reference, "true"])?;
+        let lines = run.expect_code(0)?.stderr;
+        let total = lines.lines().last().and_then(|line| line.split_whitespace().next());
+        let total: f64 = total.context("--timings says nothing")?.parse()?;
+        runs.push((total, lines));
+    }
+    runs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let fastest = runs.into_iter().next().map(|(_, lines)| lines).unwrap_or_default();
+    Ok(format!(
+        "\nThe phases of the fastest of {PHASE_RUNS} runs with `--timings`:\n\n```text\n{fastest}```\n"
+    ))
 }
 
 fn tool<'a>(name: &'static str, command: impl Fn(usize) -> Command + 'a) -> Tool<'a> {
@@ -92,8 +116,11 @@ fn one(tool: &mut Tool<'_>, round: usize) -> Result<()> {
 }
 
 fn report(tools: &[Tool<'_>], rounds: usize, load_before: &str, crun_note: &str) -> String {
-    let ours = tools[0].samples.median();
-    let noise = tools[1].samples.median() / ours;
+    let median = |name: &str| {
+        let tool = tools.iter().find(|tool| tool.name == name);
+        tool.map_or(0.0, |tool| tool.samples.median())
+    };
+    let ours = median("rrun");
     let mut text = format!(
         "### A whole warm `rrun run --rm IMAGE true`\n\n\
          {rounds} rounds, interleaved, {} ms idle before each start; load average {load_before} before, {} \
@@ -105,23 +132,29 @@ fn report(tools: &[Tool<'_>], rounds: usize, load_before: &str, crun_note: &str)
     );
     for tool in tools {
         let s = &tool.samples;
-        let ratio = if NOISE.contains(&noise) {
-            format!("{:.2}", s.median() / ours)
-        } else {
-            "–".to_owned()
-        };
         text += &format!(
-            "| {} | {:.1} | {:.1} | {:.1} | {:.1} | {ratio} |\n",
+            "| {} | {:.1} | {:.1} | {:.1} | {:.1} | {:.2} |\n",
             tool.name,
             s.median(),
             s.min(),
             s.max(),
-            s.cpu()
+            s.cpu(),
+            s.median() / ours
         );
     }
+    let crun = median("crun run") - median("nsenter alone");
+    let aim = |text: &str, wanted, reached| (text.to_owned(), wanted, reached);
+    text += "\n";
+    text += &aims(&[
+        aim("no slower than `runc run`: runc / rrun ≥ 1", 1.0, median("runc run") / ours),
+        aim("no slower than `crun run`: (crun − nsenter) / rrun ≥ 1", 1.0, crun / ours),
+        aim("`docker run` / rrun ≥ 15", 15.0, median("docker run") / ours),
+    ]);
+    let noise = median("rrun, again") / ours;
     if !NOISE.contains(&noise) {
         text += &format!(
-            "\nNo ratios: the same command twice differed by {noise:.2}; the machine was too busy.\n"
+            "\nThe same command twice differed by a factor of {noise:.2}: the machine was busy, and the \
+             ratios say little.\n"
         );
     }
     text + &format!("\n{crun_note}\n")
@@ -129,14 +162,8 @@ fn report(tools: &[Tool<'_>], rounds: usize, load_before: &str, crun_note: &str)
 
 /// One static program in one layer: what is measured is the runtime, not the image.
 fn push_busybox(world: &World) -> Result<String> {
-    let context = world.directory().join("busybox-context");
-    fs::create_dir_all(&context)?;
-    fs::copy("/bin/busybox", context.join("busybox")).context("busybox-static: make install")?;
-    let dockerfile = "FROM scratch\nCOPY busybox /bin/busybox\n\
-                      RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n";
-    let reference = world.build("start:1", &context, dockerfile)?;
-    world.engine().docker_ok(&["push", "--quiet", &reference])?;
-    Ok(reference)
+    image::push_image(world.registry(), "start", "1", &image::busybox()?)?;
+    Ok(world.reference("start:1"))
 }
 
 /// The image's files and a configuration that asks for what `docker run` would: `runc spec` with
@@ -175,6 +202,38 @@ fn oci_run(runtime: &str, bundle: &Path, round: usize) -> Command {
         .arg(bundle)
         .arg(format!("bench-{}-{round}", std::process::id()));
     command
+}
+
+/// podman with a store of its own, which has the image. Its default runtime refuses hosts with
+/// hybrid cgroups and its default limits those without CAP_SYS_RESOURCE, so both are given.
+struct Podman {
+    directory: PathBuf,
+}
+
+impl Podman {
+    fn prepare(parent: &Path, reference: &str) -> Result<Self> {
+        let podman = Self { directory: parent.join("podman") };
+        let mut pull = podman.command()?;
+        pull.args(["pull", "--quiet", "--tls-verify=false", reference]);
+        crate::process::run(&mut pull)?;
+        Ok(podman)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let mut command = Command::new(crate::tool("podman")?);
+        command.arg("--root").arg(self.directory.join("root"));
+        command.arg("--runroot").arg(self.directory.join("run"));
+        command.args(["--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--runtime"]);
+        command.arg(crate::tool("runc")?);
+        Ok(command)
+    }
+
+    fn run(&self, reference: &str) -> Command {
+        let mut command = self.command().unwrap_or_else(|_| Command::new("podman"));
+        command.args(["run", "--rm", "--network=none", "--ulimit=nofile=1024:1024"]);
+        command.args(["--ulimit=nproc=1000:1000", reference, "true"]);
+        command
+    }
 }
 
 /// Where crun runs. It refuses hosts with hybrid cgroups, so that on those it gets a mount

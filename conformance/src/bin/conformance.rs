@@ -38,13 +38,13 @@ enum Bench {
         #[arg(long, default_value_t = 5)]
         rounds: usize,
     },
-    /// Warm starts beside runc, crun and docker; pulls beside docker and podman
+    /// Warm starts beside runc, crun, podman and docker; pulls beside docker and podman
     Runner {
         /// Rounds of starts; 0 leaves them out
         #[arg(long, default_value_t = 30)]
         rounds: usize,
         /// Rounds of pulls; 0 leaves them out
-        #[arg(long, default_value_t = 5)]
+        #[arg(long, default_value_t = 3)]
         pulls: usize,
     },
 }
