@@ -306,3 +306,34 @@ fn version_and_info_can_be_read_by_programs() {
         assert!(finding["Subject"].is_string() && finding["Verdict"].is_string());
     }
 }
+
+#[test]
+fn shells_complete_words_and_names() {
+    let rrun = Rrun::new();
+    for shell in ["zsh", "fish"] {
+        let output = rrun.output(&["completion", shell]);
+        assert!(text(&output.stdout).contains("rrun __complete"), "{shell}");
+    }
+    rrun.fails("completion tcsh", "rrun: completion: there is no script for tcsh");
+    rrun.check("__complete volume i", 0, "inspect\tShow everything known of volumes\n", "");
+    assert!(!rrun.dir.path().join("root").exists(), "asking makes no store");
+    rrun.check("volume create data", 0, "data\n", "");
+    let script = "source <(rrun completion bash); complete -p rrun; \
+                  for line in 'sto' 'volume rm ' 'run --memory-sw'; do \
+                  COMP_WORDS=(rrun); while IFS= read -r -d ' ' word; do COMP_WORDS+=(\"$word\"); \
+                  done <<<\"$line \"; case $line in *' ') COMP_WORDS+=('') ;; esac; \
+                  COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _rrun; echo \"${COMPREPLY[@]}\"; done";
+    let bin = Path::new(env!("CARGO_BIN_EXE_rrun")).parent().expect("a directory");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("PATH"));
+    let mut command = Command::new("bash");
+    command.args(["-c", script]).env_clear().env("PATH", path);
+    command.env("RRUN_ROOT", rrun.dir.path().join("root"));
+    let output = command.output().expect("bash runs");
+    assert_eq!(
+        text(&output.stdout),
+        "complete -o bashdefault -o default -F _rrun rrun\n\
+         stop\ndata\n--memory-swap --memory-swappiness\n",
+        "{}",
+        text(&output.stderr)
+    );
+}

@@ -73,6 +73,11 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Nothing on the command line, for the flags of `table`.
+    pub fn of(table: &'static [Flag]) -> Self {
+        Self { known: table.iter().map(|flag| flag.long).collect(), ..Self::default() }
+    }
+
     /// Whether the switch is on.
     pub fn has(&self, long: &str) -> bool {
         self.value(long).is_some_and(|value| value == "true")
@@ -225,7 +230,10 @@ fn utf8(word: &OsString) -> Result<&str, Failure> {
 fn unknown(tables: &[&'static [Flag]], shown: &str, name: &str) -> Failure {
     let failure = Failure::new(format!("unknown flag {shown}"));
     let names = tables.iter().flat_map(|table| table.iter()).filter(|flag| !flag.about.is_empty());
-    match nearest(name, names.map(|flag| flag.long)) {
+    let names: Vec<&'static str> = names.map(|flag| flag.long).collect();
+    let begun = names.iter().filter(|long| name.len() >= 3 && long.starts_with(name));
+    let begun = begun.min_by_key(|long| long.len()).copied();
+    match nearest(name, names.iter().copied()).or(begun) {
         Some(near) => failure.hint(format!("did you mean `--{near}`?")),
         None => failure,
     }

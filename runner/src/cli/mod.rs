@@ -6,6 +6,7 @@
 //! of that name.
 
 mod client;
+mod completion;
 mod containers;
 mod doctor;
 pub mod flags;
@@ -54,7 +55,8 @@ pub struct Verb {
 /// Every command, in the order of help.
 fn verbs() -> impl Iterator<Item = &'static Verb> {
     let containers = containers::VERBS.iter().copied().flatten();
-    let rest = [volume::VERBS, doctor::VERBS, system::VERBS].into_iter().flatten();
+    let rest =
+        [volume::VERBS, doctor::VERBS, system::VERBS, completion::VERBS].into_iter().flatten();
     run::VERBS.iter().chain(containers).chain(images::VERBS.iter().copied()).chain(rest)
 }
 
@@ -148,6 +150,7 @@ pub fn main(words: &[OsString]) -> Result<u8, Failure> {
             return Ok(unpack::worker::main(rest));
         }
         [first, rest @ ..] if first == launch::VERB => return Ok(launch::launcher_main(rest)),
+        [first, rest @ ..] if first == completion::ASK => return completion::answer(rest),
         [] => return help::overview().map(|()| 0),
         [only] if only == "-h" || only == "--help" || only == "help" => {
             return help::overview().map(|()| 0);

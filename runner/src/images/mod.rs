@@ -39,6 +39,7 @@ mod lock;
 mod record;
 mod remove;
 mod sweep;
+mod usage;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -55,7 +56,8 @@ pub(crate) use self::layer::layer_path;
 pub use self::layer::{Attributes, Layer, LayerFacts};
 pub use self::lock::{Hold, Lease};
 pub use self::record::{Image, familiar_name, repository_of};
-pub use self::remove::{Removed, Usage};
+pub use self::remove::Removed;
+pub use self::usage::{ImageSize, Usage, tree_bytes, written_bytes};
 
 /// The layout of the store that this program writes.
 pub const FORMAT: u32 = 1;

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use shared::manifest::Manifest;
 use shared::{DiffId, Digest, ImageRef};
 
-use super::layer::{LayerFacts, file_name};
+use super::layer::LayerFacts;
 use super::record::{record_name, repository_of};
 use super::{Hold, Image, InUse, Store, StoreError, familiar_name, files, lock};
 use crate::container::ImageUse;
@@ -181,7 +181,7 @@ impl Store {
         self.sweep_parts()
     }
 
-    fn content_bytes(&self, layer: &str) -> u64 {
+    pub(super) fn content_bytes(&self, layer: &str) -> u64 {
         let json = files::read(self.dir(), &format!("{layer}/layer.json")).ok().flatten();
         json.and_then(|json| serde_json::from_slice::<LayerFacts>(&json).ok())
             .map_or(0, |facts| facts.bytes)
@@ -340,46 +340,4 @@ fn digest_names(images: &[Image]) -> Vec<String> {
         .collect();
     names.dedup();
     names
-}
-
-/// Sizes on disk, for `system df`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Usage {
-    pub total: usize,
-    pub active: usize,
-    pub bytes: u64,
-    /// What a prune would give back.
-    pub reclaimable: u64,
-}
-
-impl Store {
-    /// Images: each layer counted once.
-    pub fn image_usage(&self) -> Result<Usage, StoreError> {
-        let images = self.images()?;
-        let mut used = HashSet::new();
-        for container in self.containers()? {
-            used.extend(container.record().ok().map(|record| record.image.config));
-        }
-        let ids: HashSet<&Digest> = images.iter().map(|image| &image.config).collect();
-        let (mut layers, mut kept) = (HashSet::new(), HashSet::new());
-        for image in &images {
-            layers.extend(&image.diff_ids);
-            if used.contains(&image.config) {
-                kept.extend(&image.diff_ids);
-            }
-        }
-        let size = |layers: &HashSet<&DiffId>| {
-            layers
-                .iter()
-                .map(|layer| self.content_bytes(&format!("layers/{}", file_name(&layer.0))))
-                .sum::<u64>()
-        };
-        let bytes = size(&layers);
-        Ok(Usage {
-            total: ids.len(),
-            active: ids.iter().filter(|id| used.contains(**id)).count(),
-            bytes,
-            reclaimable: bytes - size(&kept),
-        })
-    }
 }

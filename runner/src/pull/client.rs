@@ -18,6 +18,8 @@ use crate::known_bad::left_out;
 /// Manifests, and answers that are read whole. Source: distribution-spec, "Pushing Manifests":
 /// clients and registries agree on 4 MiB.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Of a thousand tags each: no repository that somebody pulls whole has so many.
+const TAG_PAGES_MAX: usize = 100;
 const TOKEN_BYTES_MAX: u64 = 1 << 20;
 const REDIRECTS_MAX: usize = 5;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,6 +43,18 @@ pub(crate) struct Client {
     fence: Fence,
     settled: OnceLock<&'static str>,
     token: Mutex<Option<HeaderValue>>,
+}
+
+/// An answer of `tags/list`. Registries say `null` for none.
+#[derive(serde::Deserialize)]
+struct Tags {
+    #[serde(default, deserialize_with = "or_none")]
+    tags: Vec<String>,
+}
+
+fn or_none<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let tags: Option<Vec<String>> = serde::Deserialize::deserialize(from)?;
+    Ok(tags.unwrap_or_default())
 }
 
 /// A request that did not get an answer worth reading.
@@ -317,10 +331,6 @@ impl Client {
 
     /// The tags of the repository, for a suggestion; none where they cannot be had.
     pub(crate) async fn tags(&self) -> Vec<String> {
-        #[derive(serde::Deserialize)]
-        struct Tags {
-            tags: Vec<String>,
-        }
         let Ok(response) = self.send(Method::GET, "tags/list?n=100", HeaderMap::new()).await else {
             return Vec::new();
         };
@@ -330,6 +340,25 @@ impl Client {
                 list.tags.into_iter().filter(|t| t.parse::<shared::Tag>().is_ok()).collect()
             })
             .unwrap_or_default()
+    }
+
+    /// All tags, page by page. Source: distribution-spec, "Listing Tags".
+    pub(crate) async fn all_tags(&self) -> Result<Vec<String>, PullError> {
+        let mut all = Vec::new();
+        let mut path = "tags/list?n=1000".to_owned();
+        for _ in 0..TAG_PAGES_MAX {
+            let response = self.send(Method::GET, &path, HeaderMap::new()).await?;
+            let next = next_page(response.headers());
+            let body = self.read_whole(response, MANIFEST_BYTES_MAX).await?;
+            let page: Tags = serde_json::from_slice(&body)
+                .map_err(|_| self.protocol("lists tags in a form that cannot be read".into()))?;
+            all.extend(page.tags.into_iter().filter(|tag| tag.parse::<shared::Tag>().is_ok()));
+            let Some(next) = next else { return Ok(all) };
+            // The pages are this repository's, wherever the rest of the address leads.
+            let Some((_, query)) = next.split_once('?') else { return Ok(all) };
+            path = format!("tags/list?{query}");
+        }
+        Err(self.protocol(format!("lists tags on more than {TAG_PAGES_MAX} pages")))
     }
 
     pub(crate) fn protocol(&self, why: String) -> PullError {
@@ -369,6 +398,13 @@ pub(crate) fn accepts_manifests() -> HeaderMap {
         media_type::DOCKER_SCHEMA1,
     ];
     TYPES.iter().map(|accept| (header::ACCEPT, HeaderValue::from_static(accept))).collect()
+}
+
+/// `Link: <…>; rel="next"`. Source: RFC 5988.
+fn next_page(headers: &HeaderMap) -> Option<String> {
+    let link = headers.get(header::LINK)?.to_str().ok()?;
+    let (address, rest) = link.trim().strip_prefix('<')?.split_once('>')?;
+    rest.contains("next").then(|| address.to_owned())
 }
 
 /// Where the registry of an image is.

@@ -78,6 +78,14 @@ pub struct ProgressOptions {
     pub quiet: bool,
 }
 
+/// The tags of a repository, as the registry orders them.
+///
+/// # Errors
+/// As [`ensure`], where the registry cannot be asked.
+pub fn tags(name: &ImageRef, options: &PullOptions) -> Result<Vec<String>, PullError> {
+    registry::tags(name, options)
+}
+
 /// The image that `text` names (a reference, or the id of a local image), with all of its layers
 /// whole in the store, and a lease that keeps it there: hold it until the container's record is
 /// written. Blocks; runs a runtime of its own where the registry has to be asked.

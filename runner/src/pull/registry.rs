@@ -62,6 +62,12 @@ pub(crate) fn pull(
     Ok((image, lease))
 }
 
+/// See [`super::tags`].
+pub(crate) fn tags(name: &ImageRef, options: &PullOptions) -> Result<Vec<String>, PullError> {
+    let client = Client::new(name, options)?;
+    runtime()?.block_on(client.all_tags())
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, PullError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
         PullError::Store(crate::images::StoreError::Io { what: "start the network".into(), source })

@@ -101,6 +101,33 @@ fn shares_memory_and_queues_with_those_that_may() {
 }
 
 #[test]
+fn what_it_wrote_is_counted() {
+    let host = Host::new();
+    let script =
+        "head -c 2000 /dev/zero > /root-file; head -c 3000 /dev/zero > /v/x; echo; sleep 60";
+    host.detached("box", &["-v", "data:/v"], script);
+    crate::support::until("the files", || host.ok(&["logs", "box"]).contains('\n').then_some(()));
+    let size = host.ok(&["ps", "-s", "--format", "{{.Size}}"]);
+    assert!(size.starts_with("2kB (virtual "), "{size}");
+    assert!(host.ok(&["ps", "-s"]).lines().next().unwrap().ends_with("SIZE"));
+    assert!(!host.ok(&["ps"]).contains("SIZE"));
+    let bytes = host.ok(&["inspect", "-s", "-f", "{{.SizeRw}}", "box"]);
+    assert_eq!(bytes.trim(), "2000");
+    let each = host.ok(&["system", "df", "-v"]);
+    for words in [
+        "Images space usage:",
+        "UNIQUE SIZE",
+        "Containers space usage:",
+        "Local Volumes space usage:",
+        "data          1         3kB",
+        "Build cache usage: 0B",
+    ] {
+        assert!(each.contains(words), "no {words:?} in {each}");
+    }
+    host.ok(&["rm", "-f", "box"]);
+}
+
+#[test]
 fn environment_directory_and_user() {
     let config = json!({
         "Env": ["PATH=/bin", "A=1", "B=2"], "WorkingDir": "/made/here", "User": "web",

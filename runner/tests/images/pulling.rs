@@ -387,6 +387,24 @@ fn names_that_lead_nowhere_get_an_answer_that_helps() {
 }
 
 #[test]
+fn all_tags_of_a_repository_come() {
+    let (registry, host) = (Registry::start(), Host::new());
+    for tag in ["1", "2", "3", "4", "5"] {
+        registry.image(&format!("team/app:{tag}"), &[(tar([file("x", tag)]), Encoding::Gzip)]);
+    }
+    let repository = registry.reference("team/app");
+    let said = host.ok(["pull", "-a", &repository]);
+    assert_eq!(said.lines().last(), Some(repository.as_str()));
+    let tags = host.ok(["images", "--format", "{{.Tag}}", &repository]);
+    let mut tags: Vec<&str> = tags.lines().collect();
+    tags.sort_unstable();
+    assert_eq!(tags, ["1", "2", "3", "4", "5"]);
+    let said = host.run(["pull", "-a", &registry.reference("team/app:1")]);
+    assert_eq!(said.code, Some(125));
+    assert!(said.err.contains("contradict"), "{said:?}");
+}
+
+#[test]
 fn digests_pin() {
     let (registry, host) = (Registry::start(), Host::new());
     let (digest, _) = registry.image("a:1", &[(tar([file("x", "1")]), Encoding::Gzip)]);

@@ -178,8 +178,7 @@ impl Registry {
                 .filter(|(known, tag)| known == repository && !tag.contains(':'))
                 .map(|(_, tag)| tag.clone())
                 .collect();
-            let body = json!({ "name": repository, "tags": tags }).to_string();
-            return respond(stream, request, "200 OK", &[], body.as_bytes());
+            return respond_page(stream, request, repository, tags);
         }
         respond(stream, request, "404 Not Found", &[], b"{}")
     }
@@ -354,6 +353,26 @@ impl Request {
     fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
+}
+
+/// Two tags a page, whatever was asked for.
+fn respond_page(
+    stream: &TcpStream,
+    request: &Request,
+    repository: &str,
+    mut tags: Vec<String>,
+) -> std::io::Result<bool> {
+    tags.sort();
+    let last = request.path.split("last=").nth(1).map(|rest| rest.split('&').next().unwrap());
+    tags.retain(|tag| last.is_none_or(|last| tag.as_str() > last));
+    let mut headers = Vec::new();
+    if tags.len() > 2 {
+        tags.truncate(2);
+        let next = format!("/v2/{repository}/tags/list?last={}&n=2", tags[1]);
+        headers.push(format!("Link: <{next}>; rel=\"next\""));
+    }
+    let body = json!({ "name": repository, "tags": tags }).to_string();
+    respond(stream, request, "200 OK", &headers, body.as_bytes())
 }
 
 fn respond(

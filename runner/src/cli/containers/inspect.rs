@@ -18,7 +18,7 @@ use crate::spec::DEFAULT_CAPABILITIES;
 const FLAGS: &[Flag] = &[
     Flag::one("format", "json|TEMPLATE", "what of it is shown").short('f'),
     Flag::one("type", "container|image|volume", "look for these only"),
-    Flag::switch("size", "").short('s'),
+    Flag::switch("size", "how much a container has written, and with its image").short('s'),
 ];
 
 pub(super) const VERBS: &[Verb] = &[
@@ -54,7 +54,12 @@ fn run(globals: &Globals, arguments: &Arguments, kind: Option<&str>) -> Result<u
     let mut code = 0;
     for name in &arguments.operands {
         match find(globals, &store, name, kind) {
-            Ok(value) => found.push(value),
+            Ok(mut value) => {
+                if arguments.has("size") {
+                    add_sizes(&store, &mut value)?;
+                }
+                found.push(value);
+            }
             Err(failure) => {
                 eprintln!("{failure}");
                 code = 1;
@@ -65,6 +70,19 @@ fn run(globals: &Globals, arguments: &Arguments, kind: Option<&str>) -> Result<u
         print_inspected(&found, arguments.value("format"))?;
     }
     Ok(code)
+}
+
+/// `--size`: `SizeRw` and `SizeRootFs`, of a container.
+fn add_sizes(store: &Store, value: &mut Value) -> Result<(), Failure> {
+    let Some(id) = value["Id"].as_str().filter(|_| value.get("HostConfig").is_some()) else {
+        return Ok(());
+    };
+    if let Some(container) = store.open_container(id)? {
+        let (written, image) = super::list::sizes(store, &container, &container.record()?);
+        value["SizeRw"] = json!(written);
+        value["SizeRootFs"] = json!(written + image);
+    }
+    Ok(())
 }
 
 /// A container of this name, else an image, else a volume.

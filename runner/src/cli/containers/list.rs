@@ -8,8 +8,9 @@ use crate::cli::listing::Listing;
 use crate::cli::{Globals, Verb, print_line, values};
 use crate::container::Record;
 use crate::failure::Failure;
-use crate::images::Store;
+use crate::images::{ContainerDir, Store, written_bytes};
 use crate::launch::state::Status;
+use crate::pull::human_bytes;
 use crate::timestamp::Timestamp;
 
 pub(super) const VERBS: &[Verb] = &[Verb {
@@ -31,7 +32,7 @@ Filters: id, name, label, status, exited, ancestor, volume, network.
         Flag::one("format", "table|json|TEMPLATE", "how they are shown"),
         Flag::one("last", "NUMBER", "the last ones created, whatever their state").short('n'),
         Flag::switch("latest", "the last one created").short('l'),
-        Flag::switch("size", "").short('s'),
+        Flag::switch("size", "how much each has written, and with its image").short('s'),
     ],
     flags_end: FlagsEnd::AtDashes,
     run: ps,
@@ -65,10 +66,44 @@ fn ps(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         }
         return Ok(0);
     }
-    let rows: Vec<Value> =
+    let mut rows: Vec<Value> =
         shown.iter().map(|one| view::row(&one.record, &one.status, now, whole)).collect();
-    listing().print(&rows, arguments.value("format"))?;
+    let mut listing = listing();
+    let format = arguments.value("format");
+    if arguments.has("size") || format.is_some_and(|format| format.contains(".Size")) {
+        let store = globals.store()?;
+        for (row, one) in rows.iter_mut().zip(&shown) {
+            row["Size"] = Value::from(size(&store, &one.record)?);
+        }
+        listing.shown.push("Size");
+    }
+    listing.print(&rows, format)?;
     Ok(0)
+}
+
+/// What a container has written, and with its image: `2B (virtual 1.24MB)`.
+fn size(store: &Store, record: &Record) -> Result<String, Failure> {
+    let Some(container) = store.open_container(&record.id)? else { return Ok("0B".to_owned()) };
+    let (written, image) = sizes(store, &container, record);
+    Ok(format!("{} (virtual {})", human_bytes(written), human_bytes(written + image)))
+}
+
+/// Bytes that a container has written, and those of its image's layers.
+pub(super) fn sizes(store: &Store, container: &ContainerDir, record: &Record) -> (u64, u64) {
+    (written_bytes(container), store.layers_bytes(&record.image.layers))
+}
+
+/// Every container, as `ps -as` shows it.
+pub(crate) fn rows_with_sizes(globals: &Globals, store: &Store) -> Result<Vec<Value>, Failure> {
+    let now = Timestamp::now();
+    let row = |one: &Shown| {
+        let mut row = view::row(&one.record, &one.status, now, false);
+        let container = store.open_container(&one.record.id)?;
+        let written = container.as_ref().map_or(0, written_bytes);
+        row["Size"] = Value::from(human_bytes(written));
+        Ok(row)
+    };
+    all(globals, store)?.iter().map(row).collect()
 }
 
 fn listing() -> Listing {

@@ -10,6 +10,8 @@ mod signal;
 mod start;
 mod view;
 
+pub(crate) use self::list::rows_with_sizes;
+
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
 

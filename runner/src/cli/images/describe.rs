@@ -7,6 +7,9 @@ use serde_json::Value;
 use crate::images::{Image, Store, StoreError, familiar_name, repository_of};
 use crate::timestamp::Timestamp;
 
+/// 0001-01-01, seconds.
+pub(super) const YEAR_ONE: i64 = -62_135_596_800;
+
 /// An image with its configuration.
 pub(super) struct Described {
     pub(super) image: Image,
@@ -41,6 +44,16 @@ impl Described {
     pub(super) fn created(&self) -> Timestamp {
         let text = self.config.get("created").and_then(Value::as_str);
         text.and_then(Timestamp::parse).unwrap_or(Timestamp { seconds: 0, nanoseconds: 0 })
+    }
+
+    /// `3 weeks ago`; Docker's word where it does not say.
+    pub(super) fn created_since(&self, now: Timestamp) -> String {
+        match self.created() {
+            // What Go writes for no time at all.
+            created if created.seconds <= YEAR_ONE => "N/A".to_owned(),
+            _ if self.config.get("created").is_none_or(Value::is_null) => "N/A".to_owned(),
+            created => format!("{} ago", created.age(now)),
+        }
     }
 
     pub(super) fn labels(&self) -> BTreeMap<&str, &str> {

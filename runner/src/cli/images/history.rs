@@ -107,7 +107,8 @@ fn row(step: &Value, bytes: u64, full: bool, human: bool) -> Value {
     if !full && created_by.chars().count() > CREATED_BY_CHARACTERS {
         created_by = created_by.chars().take(CREATED_BY_CHARACTERS - 1).chain(['…']).collect();
     }
-    let since = created.map(|time| format!("{} ago", time.age(Timestamp::now())));
+    let since = created.filter(|time| time.seconds > super::describe::YEAR_ONE);
+    let since = since.map(|time| format!("{} ago", time.age(Timestamp::now())));
     json!({
         "CreatedSince": since.unwrap_or_else(|| "N/A".into()),
         "CreatedAt": created.map_or_else(|| "N/A".into(), Timestamp::to_rfc3339),

@@ -71,7 +71,7 @@ fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
 }
 
 /// The newest first; a name by digest only where no tag says the same.
-fn rows(mut images: Vec<Described>) -> Vec<Described> {
+pub(super) fn rows(mut images: Vec<Described>) -> Vec<Described> {
     let tagged: HashSet<String> = images
         .iter()
         .filter(|image| image.tag().is_some())
@@ -95,7 +95,7 @@ fn row(image: &Described, full: bool, now: Timestamp) -> Value {
         "Tag": image.tag().unwrap_or("<none>"),
         "Digest": image.image.digest.to_string(),
         "ID": id(image, full),
-        "CreatedSince": format!("{} ago", image.created().age(now)),
+        "CreatedSince": image.created_since(now),
         "CreatedAt": image.created().to_readable(),
         "Size": human_bytes(image.image.size),
         "VirtualSize": human_bytes(image.image.size),

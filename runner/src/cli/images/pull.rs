@@ -3,6 +3,7 @@
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line};
 use crate::failure::Failure;
+use crate::images::Store;
 use crate::pull::{self, ProgressMode, ProgressOptions, PullOptions, PullPolicy};
 
 pub(crate) const PULL: Verb = Verb {
@@ -19,7 +20,7 @@ pub(crate) const PULL: Verb = Verb {
         Flag::switch("plain-http", "the registry speaks HTTP"),
         Flag::switch("tls-verify", "check the registry's certificate (true)"),
         Flag::switch("disable-content-trust", ""),
-        Flag::switch("all-tags", "").short('a'),
+        Flag::switch("all-tags", "every tag of the repository").short('a'),
     ],
     flags_end: FlagsEnd::AtDashes,
     run,
@@ -37,9 +38,6 @@ Redirects and token servers of a registry may not lead to addresses nearer than 
 networks, this host, a cloud's metadata. RRUN_TRUSTED_HOSTS=HOST,… names hosts that are exempt.";
 
 fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    if arguments.has("all-tags") {
-        return Err(Failure::new("pull: --all-tags is not supported"));
-    }
     let text = arguments.operands[0].as_str();
     let mut options = options(arguments)?;
     options.policy = PullPolicy::Always;
@@ -53,13 +51,39 @@ fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         .parse()
         .map_err(|error| Failure::new(format!("{text} names no image")).because(&error))?;
     let mode = options.progress.mode;
-    let last = text.rsplit('/').next().unwrap_or(text);
+    if arguments.has("all-tags") {
+        return pull_all(&store, &name, text, &options);
+    }
     let lines = matches!(mode, ProgressMode::Auto | ProgressMode::Plain);
-    if lines && !arguments.has("quiet") && !last.contains([':', '@']) {
+    if lines && !arguments.has("quiet") && !names_one(text) {
         print_line("Using default tag: latest")?;
     }
     let (_, _lease) = pull::ensure(&store, text, &options)?;
     print_line(&name.to_string()).map(|()| 0)
+}
+
+/// `--all-tags`
+fn pull_all(
+    store: &Store,
+    name: &shared::ImageRef,
+    text: &str,
+    options: &PullOptions,
+) -> Result<u8, Failure> {
+    if names_one(text) {
+        return Err(Failure::new("pull: a tag or digest and --all-tags contradict each other")
+            .hint(format!("rrun pull --all-tags {}", crate::images::repository_of(text))));
+    }
+    let repository = crate::images::repository_of(text);
+    for tag in pull::tags(name, options)? {
+        let (_, _lease) = pull::ensure(store, &format!("{repository}:{tag}"), options)?;
+    }
+    print_line(crate::images::familiar_name(&name.to_string()).trim_end_matches(":latest"))?;
+    Ok(0)
+}
+
+/// Whether the text says which image of a repository it means.
+fn names_one(text: &str) -> bool {
+    text.rsplit('/').next().unwrap_or(text).contains([':', '@'])
 }
 
 /// The flags that say how a registry is spoken to, of a verb that has them all:
