@@ -74,12 +74,21 @@ pub fn leave_mount_namespace() -> io::Result<()> {
 
 /// Stacks the layers with mount(2), whose paths are descriptors: no race, and no comma or colon of
 /// a directory's name can become an option. In a mount namespace of this process's own
-/// ([`leave_mount_namespace`]) the result, first attached at `place`, is made a detached mount.
+/// ([`leave_mount_namespace`]) the result, first attached at the absolute path `place`, is made a
+/// detached mount. The working directory is `/` afterwards.
 ///
 /// # Errors
-/// As mount(2); `E2BIG` where the options do not fit into one page, with about 150 layers.
+/// As mount(2); `E2BIG` where the options do not fit into one page, which [`LAYERS_MAX`] do.
 pub fn stack_by_name(layers: &Layers, place: &Path) -> Result<OwnedFd, Errno> {
-    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    // From here a descriptor's path is its number: four bytes for each layer instead of eighteen.
+    rustix::process::chdir("/proc/self/fd")?;
+    let stacked = stack_by_number(layers, place);
+    rustix::process::chdir("/")?;
+    stacked
+}
+
+fn stack_by_number(layers: &Layers, place: &Path) -> Result<OwnedFd, Errno> {
+    let name = |fd: &OwnedFd| fd.as_raw_fd().to_string();
     let lowers: Vec<String> = layers.lowers.iter().map(name).collect();
     let (upper, work) = (name(&layers.upper), name(&layers.work));
     let mut data = format!("lowerdir={},upperdir={upper},workdir={work}", lowers.join(":"));

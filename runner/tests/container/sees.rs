@@ -1,5 +1,11 @@
 //! What a container sees, and what it may use.
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use runner::overlay;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MoveMountFlags;
 use serde_json::json;
 
 use crate::support::{Entry, Host};
@@ -244,4 +250,40 @@ fn privileged_and_capabilities() {
     let run =
         host.shell(&["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status");
     assert_eq!(run.out, "NoNewPrivs:\t1\n", "{run:?}");
+}
+
+/// Stacks as many layers as the kernel takes, each with a file of its own, and reads what is seen.
+fn many_layers(stack: fn(&overlay::Layers, &Path) -> rustix::io::Result<OwnedFd>) {
+    overlay::leave_mount_namespace().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join(format!("of-{name}")), name).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(&path, flags, Mode::empty()).unwrap()
+    };
+    let lowers = (0..overlay::LAYERS_MAX).map(|at| place(&at.to_string())).collect();
+    let layers =
+        overlay::Layers { lowers, upper: place("upper"), work: place("w"), is_volatile: true };
+    std::fs::remove_file(dir.path().join("w/of-w")).unwrap();
+    let at = dir.path().join("at");
+    std::fs::create_dir(&at).unwrap();
+    let root = stack(&layers, &at).unwrap();
+    let place = rustix::fs::open(&at, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(&root, "", &place, "", flags).unwrap();
+    assert_eq!(std::fs::read_dir(&at).unwrap().count(), overlay::LAYERS_MAX + 1);
+    assert_eq!(std::fs::read_to_string(at.join("of-499")).unwrap(), "499");
+    rustix::mount::unmount(&at, rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+/// The kernel's 500 layers, also where it takes no descriptors for them (before Linux 6.13).
+#[test]
+fn as_many_layers_as_the_kernel_takes() {
+    for stack in
+        [|layers: &overlay::Layers, _: &Path| overlay::stack(layers), overlay::stack_by_name]
+    {
+        std::thread::scope(|scope| scope.spawn(move || many_layers(stack)).join().unwrap());
+    }
 }
