@@ -23,6 +23,7 @@ pub mod registry;
 pub mod rootfs;
 pub mod rrun;
 pub mod terminal;
+pub mod torture;
 pub mod trace;
 pub mod tree;
 pub mod wait;
@@ -53,6 +54,23 @@ pub fn bin(name: &str) -> anyhow::Result<PathBuf> {
     let path = dir.join(name);
     if !path.is_file() {
         bail!("{} does not exist: run `make build` first", path.display());
+    }
+    Ok(path)
+}
+
+/// The path of the registry that can be told to leave a step out (`make failpoints`).
+///
+/// Taken from `ROADSTEAD_FAILPOINTS_BIN`, else from where `make failpoints` puts it.
+///
+/// # Errors
+/// When it was not built yet.
+pub fn failpoints_bin() -> anyhow::Result<PathBuf> {
+    let path = match std::env::var_os("ROADSTEAD_FAILPOINTS_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => target_dir().join("failpoints/registry"),
+    };
+    if !path.is_file() {
+        bail!("{} does not exist: run `make failpoints` first", path.display());
     }
     Ok(path)
 }

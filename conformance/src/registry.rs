@@ -23,10 +23,14 @@ pub enum Program {
     DockerRegistry,
 }
 
+/// Its name in the registry's scratch directory.
+const DOCKER_REGISTRY_CONFIG: &str = "docker-registry.yml";
+
 /// How a registry is started.
 #[derive(Clone, Debug)]
 pub struct Options {
     program: Program,
+    binary: Option<PathBuf>,
     data: Option<PathBuf>,
     env: Vec<(String, String)>,
     wrapper: Vec<OsString>,
@@ -38,6 +42,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             program: Program::Roadstead,
+            binary: None,
             data: None,
             env: Vec::new(),
             wrapper: Vec::new(),
@@ -51,6 +56,13 @@ impl Options {
     #[must_use]
     pub fn program(mut self, program: Program) -> Self {
         self.program = program;
+        self
+    }
+
+    /// Starts this build of our registry, not the release.
+    #[must_use]
+    pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.binary = Some(binary.into());
         self
     }
 
@@ -167,6 +179,11 @@ impl Registry {
         self.scratch.join("log")
     }
 
+    /// The configuration file of a [`Program::DockerRegistry`], for its other commands.
+    pub fn docker_registry_config(&self) -> PathBuf {
+        self.scratch.join(DOCKER_REGISTRY_CONFIG)
+    }
+
     /// How long the last start took until `/v2/` answered.
     pub fn ready_after(&self) -> Duration {
         self.ready_after
@@ -233,11 +250,15 @@ fn command(
     let mut words: Vec<OsString> = options.wrapper.clone();
     match options.program {
         Program::Roadstead => {
-            words.push(bin("registry")?.into());
+            let binary = match &options.binary {
+                Some(binary) => binary.clone(),
+                None => bin("registry")?,
+            };
+            words.push(binary.into());
             words.push("serve".into());
         }
         Program::DockerRegistry => {
-            let config = scratch.join("docker-registry.yml");
+            let config = scratch.join(DOCKER_REGISTRY_CONFIG);
             fs::write(&config, docker_registry_config(data, address))?;
             words.extend([tool("docker-registry")?.into(), "serve".into(), config.into()]);
         }
@@ -253,13 +274,14 @@ fn command(
     Ok(command)
 }
 
-/// As Debian's package configures it, with deletes on and one line of log per error.
+/// As Debian's package configures it, with deletes on and one line of log per error. With a secret
+/// of its own, because uploads would not survive a restart without one.
 fn docker_registry_config(data: &Path, address: SocketAddr) -> String {
     format!(
         "version: 0.1\n\
          log: {{level: error, accesslog: {{disabled: true}}}}\n\
          storage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
-         http: {{addr: \"{address}\"}}\n",
+         http: {{addr: \"{address}\", secret: upload}}\n",
         data.display()
     )
 }
