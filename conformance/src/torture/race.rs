@@ -49,6 +49,9 @@ pub struct Race {
     pub collections: Option<u64>,
     /// Pushes that were refused, without the client's fault.
     pub refused: u64,
+    /// Pushes that were refused because this machine was too slow: more than the grace had passed
+    /// since the first layer was looked for.
+    pub late: u64,
     /// Acknowledged, not deleted, and not whole when it was pulled.
     pub broken: u64,
     pub examples: Vec<String>,
@@ -66,8 +69,7 @@ impl Race {
 
 struct Shared {
     registry: Registry,
-    /// The time between a layer and its manifest that is never exceeded, for the client's sake.
-    pause_max: Duration,
+    grace: Option<Duration>,
     over: AtomicBool,
     race: Mutex<Race>,
 }
@@ -89,7 +91,7 @@ impl Shared {
 pub fn run(target: &Target, long: Duration, seed: u64, until_broken: bool) -> Result<Race> {
     let shared = Shared {
         registry: Registry::start(target.options()?)?,
-        pause_max: super::GRACE / 2,
+        grace: target.has_collection().then_some(super::GRACE),
         over: AtomicBool::new(false),
         race: Mutex::default(),
     };
@@ -200,7 +202,8 @@ impl<'s> Pusher<'s> {
         while !self.shared.is_over() {
             let layers = [self.random.next_u64() % LAYERS, self.random.next_u64() % LAYERS];
             if self.random.below(4) == 0 {
-                self.pause = self.shared.pause_max.mul_f64(self.random.below(100) as f64 / 100.0);
+                // Long enough to meet collection, short enough to stay within the grace.
+                self.pause = super::GRACE.mul_f64(self.random.below(100) as f64 / 200.0);
             }
             self.push(&layers)?;
             self.pause = Duration::ZERO;
@@ -233,10 +236,17 @@ impl<'s> Pusher<'s> {
     /// Pushes an image of a config of its own and these layers.
     fn push(&mut self, layers: &[u64]) -> Result<()> {
         self.shared.with(|race| race.tried += 1);
+        let began = Instant::now();
         match self.try_push(layers) {
             Ok(stored) => {
                 self.shared.with(|race| race.acknowledged += 1);
                 self.images.push(stored);
+            }
+            Err(why)
+                if why.contains("MANIFEST_BLOB_UNKNOWN")
+                    && self.shared.grace.is_some_and(|grace| began.elapsed() >= grace) =>
+            {
+                self.shared.with(|race| race.late += 1);
             }
             Err(why) => self.shared.with(|race| {
                 race.refused += 1;
