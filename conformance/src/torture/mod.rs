@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::image::Random;
-use crate::process;
+use crate::process::{self, Server};
 use crate::registry::{Options, Program, Registry};
 use disk::{CutDisk, FileSystem};
 use load::{Abilities, Client, Round};
@@ -297,15 +297,38 @@ impl Store<'_> {
     }
 
     fn recover(&mut self, oracle: &Oracle, random: &mut Random) -> Result<()> {
-        if self.campaign.crash == Crash::PowerCut {
-            self.disk.revive()?;
-            self.boot.next(random)?;
+        self.revive(random)?;
+        if self.campaign.target.has_collection() && random.below(4) == 0 {
+            self.crash_in_recovery(random)?;
         }
         let has_checker = self.campaign.target.has_collection() && !self.campaign.until_loss;
         if has_checker && random.below(2) == 0 {
             self.fsck(oracle)?;
         }
         self.registry.restart().context("start after the crash")
+    }
+
+    fn revive(&mut self, random: &mut Random) -> Result<()> {
+        if self.campaign.crash == Crash::PowerCut {
+            self.disk.revive()?;
+            self.boot.next(random)?;
+        }
+        Ok(())
+    }
+
+    /// Crashes once more while the first crash is being put right: the log is read, removals are
+    /// finished, files without a record are swept.
+    fn crash_in_recovery(&mut self, random: &mut Random) -> Result<()> {
+        let mut command = Command::new(self.campaign.target.binary()?);
+        command.args(["garbage-collect", "--quiet", "--root"]).arg(self.registry.data());
+        command.env("REGISTRY_GC_GRACE", format!("{}s", GRACE.as_secs()));
+        let mut recovery = Server::start(&mut command, &self.registry.log())?;
+        thread::sleep(Duration::from_millis(random.below(60) as u64));
+        if self.campaign.crash == Crash::PowerCut {
+            self.disk.cut();
+        }
+        recovery.kill();
+        self.revive(random)
     }
 
     /// The registry's own checker, on the stopped directory or through the live server.

@@ -227,7 +227,7 @@ Six clients push blobs (from some bytes to 4 MiB; at once, in parts, as a stream
 mount across repositories, move tags, delete tags, manifests and blobs, and leave uploads half done, \
 while collection runs with a grace of seconds. At a random moment, up to 1.2 s after the start, the \
 disk goes away with everything that nobody had synced (*power cut*), or the process is killed \
-(*kill -9*). Then the journal is replayed, `registry fsck` checks the store, the registry starts, and \
+(*kill -9*). Sometimes it happens again while the first crash is being put right. Then the journal is replayed, `registry fsck` checks the store, the registry starts, and \
 everything that any client ever asked for is read and compared with what it was told: an acknowledged \
 write must be there byte for byte, an acknowledged delete must stay, a request that was never \
 answered may have happened or not, and whatever is served must match its digest. Uploads go on from \
