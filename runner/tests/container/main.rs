@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod cve;
+mod flags;
 #[cfg(feature = "known-bad")]
 #[path = "../known_bad/mod.rs"]
 mod known_bad;
