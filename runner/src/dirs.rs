@@ -79,6 +79,34 @@ fn default_runroot(is_root: bool) -> Option<PathBuf> {
     env_path("XDG_RUNTIME_DIR").map(|base| base.join("roadstead"))
 }
 
+/// Another store on this host that somebody may have meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OtherStore {
+    Root,
+    /// Of the person, by name, who called `sudo`.
+    User(String),
+}
+
+/// The store of the other kind of user, if there is one; none where a directory was chosen.
+pub fn other_store() -> Option<OtherStore> {
+    if env_path("RRUN_ROOT").is_some() {
+        return None;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return default_root(true)?.exists().then_some(OtherStore::Root);
+    }
+    let name = std::env::var("SUDO_USER").ok().filter(|name| name != "root")?;
+    let accounts = fs::read_to_string("/etc/passwd").ok()?;
+    let home = home_of(&name, &accounts)?;
+    home.join(".local/share/roadstead").exists().then_some(OtherStore::User(name))
+}
+
+/// Source: passwd(5).
+fn home_of(name: &str, accounts: &str) -> Option<PathBuf> {
+    let account = accounts.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    account.split(':').nth(4).map(PathBuf::from)
+}
+
 fn absolute(path: PathBuf) -> Result<PathBuf, NoDirs> {
     std::path::absolute(&path).map_err(|source| NoDirs::Relative { path, source })
 }
@@ -92,5 +120,13 @@ mod tests {
         let dirs = Dirs::resolve(Some(Path::new("a")), Some(Path::new("/b"))).unwrap();
         assert_eq!(dirs.root, std::env::current_dir().unwrap().join("a"));
         assert_eq!(dirs.runroot, Path::new("/b"));
+    }
+
+    #[test]
+    fn homes_of_accounts() {
+        let accounts = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\nan:x\n";
+        assert_eq!(home_of("ann", accounts), Some("/home/ann".into()));
+        assert_eq!(home_of("an", accounts), None);
+        assert_eq!(home_of("bob", accounts), None);
     }
 }

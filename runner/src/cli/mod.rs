@@ -12,6 +12,7 @@ mod doctor;
 pub mod flags;
 mod globals;
 mod help;
+mod hidden;
 pub(crate) mod images;
 pub(crate) mod listing;
 mod mount_flags;

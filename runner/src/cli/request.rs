@@ -115,7 +115,7 @@ pub(super) fn request(
 }
 
 /// Flags of Docker's whose feature is not here, and the values of them that mean the default.
-const UNSUPPORTED: [(&str, &[&str], &str); 12] = [
+const UNSUPPORTED: [(&str, &[&str], &str); 13] = [
     (
         "publish",
         &[],
@@ -132,6 +132,7 @@ const UNSUPPORTED: [(&str, &[&str], &str); 12] = [
     ("health-cmd", &["", "none"], "health checks are not supported yet"),
     ("userns", &["host", ""], "user namespaces are not supported yet"),
     ("isolation", &["default", ""], "there is only the default"),
+    ("runtime", &["rrun", ""], "rrun runs containers itself"),
 ];
 
 /// A flag that was asked for is never dropped silently.

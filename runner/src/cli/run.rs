@@ -9,6 +9,7 @@ use oci_spec::runtime::Capabilities;
 use crate::cli::client::{self, Connection, Ended, relay};
 use crate::cli::containers::{hold, remove};
 use crate::cli::flags::{Arguments, FlagsEnd};
+use crate::cli::hidden;
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
 pub(super) use crate::cli::run_flags::FLAGS;
@@ -164,7 +165,11 @@ fn start_made(
         is_starting: true,
         detach_keys: foreground.detach_keys,
     };
-    match relay(connection, &signals)? {
+    let ended = relay(connection, &signals).map_err(|failure| match globals.store() {
+        Ok(store) => hidden::explain(failure, &store, &record),
+        Err(_) => failure,
+    });
+    match ended? {
         Ended::Exited(exit) => Ok(client::conclude(&exit)),
         Ended::Detached => Ok(0),
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use shared::{DiffId, Digest};
 
+use crate::dirs::OtherStore;
+
 /// Why an operation on the store failed. `Display` never repeats the source.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -56,6 +58,15 @@ pub enum InUse {
     ManyRepositories { image: String },
 }
 
+/// Root and every other user have stores of their own, which is easily forgotten with `sudo`.
+fn with_other_store(hint: &str) -> Vec<String> {
+    let other = crate::dirs::other_store().map(|other| match other {
+        OtherStore::Root => "root has a store of its own: sudo rrun …".to_owned(),
+        OtherStore::User(name) => format!("{name} has another store: rrun … without sudo"),
+    });
+    std::iter::once(hint.to_owned()).chain(other).collect()
+}
+
 impl StoreError {
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(rustix::io::Errno) -> Self {
         let what = what.into();
@@ -77,8 +88,8 @@ impl StoreError {
             Self::NameInUse { name, .. } => {
                 vec![format!("rrun rm {name}, or choose another --name")]
             }
-            Self::NoSuchImage(_) => vec!["rrun images lists what is here".into()],
-            Self::NoSuchContainer(_) => vec!["rrun ps -a lists them".into()],
+            Self::NoSuchImage(_) => with_other_store("rrun images lists what is here"),
+            Self::NoSuchContainer(_) => with_other_store("rrun ps -a lists them"),
             _ => Vec::new(),
         }
     }

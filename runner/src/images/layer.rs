@@ -63,6 +63,20 @@ impl Layer {
         read_facts(&self.dir, &self.diff_id.to_string())
     }
 
+    /// Where the symbolic link at `path` leads; none where there is none.
+    pub(crate) fn link_at(&self, path: &[u8]) -> Option<Vec<u8>> {
+        use rustix::fs::ResolveFlags;
+        let (parent, name) = match path.iter().rposition(|&byte| byte == b'/') {
+            Some(at) => (&path[..at], &path[at + 1..]),
+            None => (&b"."[..], path),
+        };
+        let root = open_tree(&self.dir).ok()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let parent = rustix::fs::openat2(&root, parent, flags, Mode::empty(), resolve).ok()?;
+        rustix::fs::readlinkat(&parent, name, Vec::new()).ok().map(|target| target.into_bytes())
+    }
+
     /// What is at `path`, relative to the layer's root; symbolic links are not followed.
     pub(crate) fn look(&self, path: &[u8]) -> Result<Found, StoreError> {
         let what = || StoreError::io(format!("look into layer {}", self.diff_id));

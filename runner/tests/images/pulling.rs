@@ -4,9 +4,10 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use shared::Digest;
 
 use crate::corpus::Encoding;
-use crate::corpus::tar::{dir, file, tar};
+use crate::corpus::tar::{dir, file, symlink, tar};
 use crate::host::{Host, said};
 use crate::registry::{Fault, INDEX, Parts, Registry};
 
@@ -402,6 +403,28 @@ fn all_tags_of_a_repository_come() {
     let said = host.run(["pull", "-a", &registry.reference("team/app:1")]);
     assert_eq!(said.code, Some(125));
     assert!(said.err.contains("contradict"), "{said:?}");
+}
+
+#[test]
+fn a_command_that_a_layer_hides_is_explained() {
+    let (registry, host) = (Registry::start(), Host::new());
+    let shell = std::fs::read("/bin/busybox").unwrap();
+    let system = [dir("usr"), dir("usr/bin"), file("usr/bin/sh", shell), symlink("bin", "usr/bin")];
+    let layers = [
+        (tar(system), Encoding::Gzip),
+        (tar([file("bin/tool", "2")]), Encoding::Gzip),
+        (tar([file("opt/x", "3")]), Encoding::Gzip),
+    ];
+    registry.image("a:1", &layers);
+    let reference = registry.reference("a:1");
+    let run = ["run", "--rm", "-e", "PATH=/sbin:/bin", &reference, "sh"];
+    let said = host.run(run);
+    assert_eq!(said.code, Some(127), "{said:?}");
+    let layer = Digest::sha256(&layers[1].0);
+    let hint = format!("hint: layer {layer} has files in /bin");
+    assert!(said.err.contains(&hint) && said.err.contains("bin -> usr/bin"), "{said:?}");
+    let elsewhere = ["run", "--rm", "-e", "PATH=/usr/bin", &reference, "nosuch"];
+    assert!(!host.run(elsewhere).err.contains("hint"));
 }
 
 #[test]
