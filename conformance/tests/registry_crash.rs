@@ -48,7 +48,7 @@ fn collection_stops_nobody_and_breaks_nothing() -> Result<()> {
     let race = race::run(&Target::roadstead(), Duration::from_secs(10), 1, false)?;
     ensure!(race.refused + race.broken == 0, "{race:?}");
     ensure!(race.left == Some(0), "deleted space stays: {race:?}");
-    ensure!(race.reused > 100 && race.deleted > 100, "hardly any load: {race:?}");
+    ensure!(race.reused > 50 && race.deleted > 50, "hardly any load: {race:?}");
     Ok(())
 }
 

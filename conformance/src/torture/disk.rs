@@ -123,9 +123,15 @@ impl CutDisk {
 
     fn mount(&self) -> Result<()> {
         let device = self.scratch.join("device");
+        let options = match self.kind {
+            FileSystem::Ext4 => "loop",
+            // Some process that took a copy of all mounts may still hold the one that was cut, and
+            // XFS refuses a second file system of the same name.
+            FileSystem::Xfs => "loop,nouuid",
+        };
         process::run(
             Command::new("mount")
-                .args(["-t", self.kind.name(), "-o", "loop"])
+                .args(["-t", self.kind.name(), "-o", options])
                 .args([&device, &self.path()]),
         )
         .context("mount the disk again")?;
