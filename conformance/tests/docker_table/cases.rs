@@ -413,6 +413,21 @@ pub(crate) const CASES: &[Case] = &[
         &["--ipc", "host"],
         &["sh", "-c", "grep ' /dev/shm ' /proc/self/mountinfo | cut -d' ' -f5"],
     ),
+    case(
+        "ipc-none",
+        &["--ipc", "none"],
+        &[
+            "sh",
+            "-c",
+            "grep -c ' /dev/shm ' /proc/self/mountinfo; readlink /proc/self/ns/ipc | cut -c1-4",
+        ],
+    ),
+    case(
+        "ipc-shareable",
+        &["--ipc", "shareable", "--shm-size", "1m"],
+        &["sh", "-c", "df -P /dev/shm | tail -n 1 | tr -s ' ' | cut -d' ' -f2,6"],
+    ),
+    case("ipc-of-nobody", &["--ipc", "container:no-such-container"], &["true"]),
     case("uts-host", &["--uts", "host"], &["hostname"]),
     case(
         "cgroup-namespace",

@@ -129,8 +129,26 @@ pub(super) fn start_container(
 ) -> Result<u8, Failure> {
     let directory = store.container(id)?;
     let record = directory.record()?;
+    let _lease = make_whole(store, &record)?;
     let signals = client::catch_signals()?;
     start_made(globals, Made { directory, record, signals, held: Some(held) }, foreground)
+}
+
+/// Makes those layers again that a power cut has taken, from what the store or the registry has of
+/// them. The container keeps them then; the lease does so until it is started.
+fn make_whole(store: &Store, record: &Record) -> Result<Option<Lease>, Failure> {
+    let image = &record.image;
+    let fixups = image.fixups.as_ref().is_none_or(|chain| store.fixups(chain).is_ok());
+    if fixups && image.layers.iter().all(|layer| store.layer(layer).is_ok()) {
+        return Ok(None);
+    }
+    let id = image.config.to_string();
+    if store.find_image(&id)?.is_none() {
+        // Its name has gone meanwhile; the launcher says which layer is missing.
+        return Ok(None);
+    }
+    let (_, lease) = crate::pull::ensure(store, &id, &PullOptions::default())?;
+    Ok(Some(lease))
 }
 
 fn start_made(

@@ -1,6 +1,6 @@
 //! Why an image did not come in, and what a person does about it.
 
-use shared::{Digest, InvalidReference};
+use shared::{Digest, ImageRef, InvalidReference};
 
 use super::client::UNKNOWN_AUTHORITY;
 use super::fence::{Fenced, TRUSTED_VARIABLE};
@@ -62,7 +62,9 @@ impl PullError {
         match self {
             Self::Store(error) => error.hints(),
             Self::NotLocal(text) => vec![format!("rrun pull {text}")],
-            Self::Refused { .. } => vec!["start one with `registry serve`".into()],
+            Self::Refused { image, .. } if is_loopback(image) => {
+                vec!["start one with `registry serve`".into()]
+            }
             Self::Unreachable { image, why, .. } if why.contains("handshake") => {
                 vec![format!("if it speaks plain HTTP: rrun --plain-http {image}")]
             }
@@ -101,6 +103,10 @@ impl PullError {
             _ => Vec::new(),
         }
     }
+}
+
+fn is_loopback(image: &str) -> bool {
+    image.parse().is_ok_and(|image: ImageRef| image.is_loopback())
 }
 
 fn not_found_hints(name: &str, tags: &[String]) -> Vec<String> {

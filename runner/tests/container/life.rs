@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::support::{Host, end_of, until};
 
 /// Promised of a monitor, in KiB of private anonymous memory.
@@ -280,4 +282,25 @@ fn many_at_once_leave_nothing() {
         }
     });
     host.assert_clean(None);
+}
+
+/// What a power cut does to a layer that was not written through: it is of another boot.
+#[test]
+fn a_container_starts_again_whose_layers_a_power_cut_took() {
+    let host = Host::new();
+    host.ok(&["create", "--name", "box", &host.image, "echo", "whole"]);
+    let layers = host.path().join("root/layers");
+    for layer in std::fs::read_dir(layers).unwrap().flatten() {
+        let facts = layer.path().join("layer.json");
+        until("the layer is durable", || layer.path().join("durable").exists().then_some(()));
+        std::fs::remove_file(layer.path().join("durable")).unwrap();
+        std::fs::remove_file(layer.path().join("fs/bin/busybox")).unwrap();
+        let text = std::fs::read_to_string(&facts).unwrap();
+        let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        value["boot_id"] = json!("another");
+        std::fs::write(facts, value.to_string()).unwrap();
+    }
+    let start = host.rrun(&["start", "-a", "box"]);
+    assert_eq!((start.code, start.out.as_str()), (0, "whole\n"), "{start:?}");
+    host.ok(&["rm", "box"]);
 }
