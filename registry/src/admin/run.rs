@@ -217,7 +217,12 @@ impl Run<'_> {
                     .await?;
             }
         }
-        Ok(if summary.damage > 0 { EXIT_DAMAGE } else { 0 })
+        Ok(match summary {
+            Summary { damage: 1.., .. } => EXIT_DAMAGE,
+            // Not "everything is well".
+            Summary { unchecked: 1.., .. } => 1,
+            _ => 0,
+        })
     }
 
     async fn repositories(&self) -> Result<Vec<RepoName>, Failure> {
@@ -421,6 +426,7 @@ impl Listener for Printer {
             (true, _) => "repaired",
             (false, Severity::Damage) => "DAMAGE",
             (false, Severity::Leftover) => "leftover",
+            (false, Severity::Unchecked) => "unchecked",
         };
         let line = Line::Out(format!("{word}: {}: {}", finding.kind, finding.text));
         self.lines.send(line).await.is_ok()

@@ -42,6 +42,8 @@ pub enum Severity {
     Damage,
     /// Space that should come back, as a crash leaves it.
     Leftover,
+    /// Nothing is known to be wrong, and not everything was looked at.
+    Unchecked,
 }
 
 /// Something that is not as it should be.
@@ -65,6 +67,7 @@ pub struct Summary {
     /// Findings of damage that this run did not repair.
     pub damage: u64,
     pub leftovers: u64,
+    pub unchecked: u64,
     pub repaired: u64,
 }
 
@@ -274,6 +277,7 @@ impl Check<'_> {
             (true, _) => self.summary.repaired += 1,
             (false, Severity::Damage) => self.summary.damage += 1,
             (false, Severity::Leftover) => self.summary.leftovers += 1,
+            (false, Severity::Unchecked) => self.summary.unchecked += 1,
         }
         if self.listener.found(finding).await { Ok(()) } else { Err(CheckError::Unheard) }
     }
@@ -294,5 +298,6 @@ fn class(fault: &Fault) -> (Severity, &'static str) {
         Fault::Damaged { .. } => (Severity::Damage, "database"),
         Fault::EdgeStray { .. } => (Severity::Leftover, "edge-stray"),
         Fault::Unwatched { .. } => (Severity::Leftover, "unwatched"),
+        Fault::Unchecked { .. } => (Severity::Unchecked, "unchecked"),
     }
 }

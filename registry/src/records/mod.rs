@@ -320,6 +320,8 @@ pub enum Fault {
     Listing { repo: RepoName },
     /// The database itself is damaged.
     Damaged { detail: String },
+    /// Part of the database's file could not be looked at, because too much was written meanwhile.
+    Unchecked { table: String },
 }
 
 impl Fault {
@@ -334,7 +336,8 @@ impl Fault {
             | Self::ChildMissing { .. }
             | Self::TagDangling { .. }
             | Self::LinkDangling { .. }
-            | Self::Damaged { .. } => false,
+            | Self::Damaged { .. }
+            | Self::Unchecked { .. } => false,
         }
     }
 }
@@ -370,6 +373,11 @@ impl fmt::Display for Fault {
                 write!(f, "{repo}: the catalog and the repository's manifests disagree")
             }
             Self::Damaged { detail } => write!(f, "the database is damaged: {detail}"),
+            Self::Unchecked { table } => write!(
+                f,
+                "table {table}: not looked at as a whole, too much is written to it: check again \
+                 later, or a backup"
+            ),
         }
     }
 }

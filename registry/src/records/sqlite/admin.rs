@@ -192,10 +192,8 @@ pub(super) fn check(
 ) -> rusqlite::Result<CheckPage> {
     let mut page = CheckPage::default();
     let next = match cursor.phase {
-        PHASE_FILE => {
-            check_file(c, &mut page)?;
-            None
-        }
+        // By [`super::whole`], on a connection of its own.
+        PHASE_FILE => None,
         PHASE_MANIFESTS => check_manifests(c, cursor.after, n, repair.is_some(), &mut page)?,
         PHASE_REPOSITORIES => check_listing(c, cursor.after, n, repair.is_some(), &mut page)?,
         PHASE_TAGS => check_tags(c, cursor.after, &mut page)?,
@@ -209,18 +207,6 @@ pub(super) fn check(
         None => None,
     };
     Ok(page)
-}
-
-fn check_file(c: &Connection, page: &mut CheckPage) -> rusqlite::Result<()> {
-    let mut statement = c.prepare("PRAGMA quick_check")?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let detail: String = row.get(0)?;
-        if detail != "ok" {
-            page.faults.push(Fault::Damaged { detail });
-        }
-    }
-    Ok(())
 }
 
 /// Bytes of manifests hashed per page: a page that repairs keeps the writer for so long.

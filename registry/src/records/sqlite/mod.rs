@@ -15,6 +15,7 @@ mod readers;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod whole;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -325,8 +326,18 @@ impl Records for SqliteRecords {
     }
 
     async fn check(&self, cursor: CheckCursor, n: usize, repair: bool) -> Result<CheckPage> {
-        // The file as a whole is only looked at: the writer is not kept waiting for that.
-        if repair && cursor != CheckCursor::default() {
+        if cursor == CheckCursor::default() {
+            let path = self.path.clone();
+            let look = move || whole::check(&path, whole::LOG_GROWTH_MAX);
+            let failed = |error: String| RecordsError::Failed(error);
+            let faults = tokio::task::spawn_blocking(look)
+                .await
+                .map_err(|error| failed(error.to_string()))?
+                .map_err(|error| failed(error.to_string()))?;
+            let page = self.readers.read(move |c| admin::check(c, cursor, n, None)).await?;
+            return Ok(CheckPage { faults, ..page });
+        }
+        if repair {
             self.change(move |change| admin::check(change.connection, cursor, n, Some(change.now)))
                 .await
         } else {
