@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -41,7 +41,11 @@ pub fn create(volumes: &Path, volume: &Volume) -> io::Result<bool> {
         .and_then(|()| {
             fs::set_permissions(staging.join("_data"), fs::Permissions::from_mode(0o755))
         })
-        .and_then(|()| fs::write(staging.join("meta.json"), serde_json::to_vec(volume)?))
+        .and_then(|()| {
+            let (meta, bytes) = (staging.join("meta.json"), serde_json::to_vec(volume)?);
+            // An anonymous one says nothing that its container's record does not.
+            if volume.anonymous { fs::write(meta, bytes) } else { write_durably(&meta, &bytes) }
+        })
         .and_then(|()| fs::rename(&staging, &public));
     if let Err(error) = made {
         let _ = fs::remove_dir_all(&staging);
@@ -51,11 +55,23 @@ pub fn create(volumes: &Path, volume: &Volume) -> io::Result<bool> {
     Ok(true)
 }
 
+fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::File::create_new(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 /// The volume of this name.
 pub fn find(volumes: &Path, name: &str) -> io::Result<Option<Volume>> {
     match fs::read(volumes.join(name).join("meta.json")) {
         Ok(bytes) => {
-            let volume: Volume = serde_json::from_slice(&bytes)?;
+            // What is in the volume must not be out of reach for the lack of what is said about it.
+            let volume = serde_json::from_slice(&bytes).unwrap_or_else(|_| Volume {
+                name: String::new(),
+                created: String::new(),
+                labels: BTreeMap::new(),
+                anonymous: false,
+            });
             Ok(Some(Volume { name: name.to_owned(), ..volume }))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -110,6 +126,8 @@ mod tests {
         let names: Vec<String> =
             list(dir.path()).unwrap().into_iter().map(|volume| volume.name).collect();
         assert_eq!(names, ["a1", "db"]);
+        fs::write(dir.path().join("db/meta.json"), "").unwrap();
+        assert_eq!(find(dir.path(), "db").unwrap().unwrap().name, "db", "torn by a power cut");
         remove(dir.path(), "db").unwrap();
         assert!(find(dir.path(), "db").unwrap().is_none());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

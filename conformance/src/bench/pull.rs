@@ -37,8 +37,8 @@ pub fn measure(rounds: usize) -> Result<String> {
          {rounds} rounds, interleaved; each pull goes to a new ext4 with a journal on a loop device, from \
          the same registry of ours on loopback. `sync` is what was left to write when the command had \
          returned. CPU is that of the command and, for Docker, of its engine.\n\n\
-         | layers | command | median s | min s | max s | CPU s | sync s | median / rrun |\n\
-         |---|---|---|---|---|---|---|---|\n",
+         | layers | command | median s | min s | max s | CPU s | sync s | median / rrun | CPU / rrun |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
         IMAGE_BYTES / 1_000_000
     );
     let before = load();
@@ -59,16 +59,17 @@ pub fn measure(rounds: usize) -> Result<String> {
         let ours = times[0].0.median();
         for (tool, (pull, sync)) in TOOLS.iter().zip(&times) {
             text += &format!(
-                "| {layers} | {tool} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |\n",
+                "| {layers} | {tool} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} |\n",
                 pull.median() / 1e3,
                 pull.min() / 1e3,
                 pull.max() / 1e3,
                 pull.cpu() / 1e3,
                 sync.median() / 1e3,
-                pull.median() / ours
+                pull.median() / ours,
+                pull.cpu() / times[0].0.cpu()
             );
             if *tool != TOOLS[0] {
-                let aim = format!("{layers} layers: `{tool}` / `rrun pull` ≥ 3");
+                let aim = format!("layers: {layers}; `{tool}` / `rrun pull` ≥ 3");
                 reached.push((aim, 3.0, pull.median() / ours));
             }
         }

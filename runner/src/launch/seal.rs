@@ -25,8 +25,12 @@ pub(super) fn own_program(empty: &Path) -> io::Result<Sealed> {
         let program = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         return Ok(Sealed { program, view: None });
     }
-    // The copy costs some ten milliseconds; the overlay a fraction of one.
-    read_only_view(&path, empty).or_else(|_| Ok(Sealed { program: sealed_copy()?, view: None }))
+    // The copy costs some ten milliseconds; the overlay a fraction of one. Overlayfs refuses layers
+    // of which one lies in the other, so where this program lies above the run root another
+    // directory has to be the second one; nothing is looked for in it.
+    read_only_view(&path, empty)
+        .or_else(|_| read_only_view(&path, Path::new("/etc")))
+        .or_else(|_| Ok(Sealed { program: sealed_copy()?, view: None }))
 }
 
 /// The program, and the detached mount that it lies on. The mount is dissolved with its last
@@ -85,6 +89,17 @@ fn sealed_copy() -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_above_the_run_root_needs_no_copy() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let own = std::env::current_exe().unwrap();
+        let below = tempfile::tempdir_in(own.parent().unwrap()).unwrap();
+        assert!(own_program(below.path()).unwrap().view.is_some());
+        assert!(own_program(Path::new("/var")).unwrap().view.is_some());
+    }
 
     #[test]
     fn a_sealed_copy_runs_and_cannot_be_written() {

@@ -76,6 +76,11 @@ fn a_detached_one_outlives_its_command_and_is_stopped() {
     host.detached("box", &[], script);
     until("the first line", || (host.ok(&["logs", "box"]) == "up\n").then_some(()));
     let state = host.state();
+    assert_eq!(host.ok(&["inspect", "-f", "{{json .Config.Env}}", "box"]), "[\"PATH=/bin\"]\n");
+    let hosts = host.ok(&["inspect", "-f", "{{.HostsPath}}", "box"]);
+    assert!(std::fs::read_to_string(hosts.trim()).unwrap().contains("localhost"), "{hosts}");
+    let listed = host.ok(&["ps", "--no-trunc", "--format", "{{.Command}}"]);
+    assert!(listed.starts_with("\"sh -c 'trap 'echo bye; "), "{listed}");
     let again = host.rrun(&["start", "box"]);
     assert!(again.code == 0, "already running is no error: {again:?}");
     host.ok(&["stop", "box"]);

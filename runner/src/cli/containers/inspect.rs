@@ -117,7 +117,12 @@ fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failur
     let record = container.record()?;
     let status = status(globals, &container.id)?;
     let arguments = view::arguments(&record);
-    let directory = container.path().display();
+    // They are made anew at each start, and go at the end.
+    let run = crate::launch::state::run_directory(&globals.dirs.runroot, &record.id);
+    let file = |name: &str| match status {
+        Status::Running(_) | Status::Paused(_) => run.join(name).display().to_string(),
+        _ => String::new(),
+    };
     Ok(json!({
         "Id": record.id,
         "Created": record.created,
@@ -126,9 +131,9 @@ fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failur
         "State": state(&status),
         "Image": record.image.config.to_string(),
         "ImageManifestDescriptor": {"digest": record.image.manifest.to_string()},
-        "ResolvConfPath": format!("{directory}/resolv.conf"),
-        "HostnamePath": format!("{directory}/hostname"),
-        "HostsPath": format!("{directory}/hosts"),
+        "ResolvConfPath": file("resolv.conf"),
+        "HostnamePath": file("hostname"),
+        "HostsPath": file("hosts"),
         "LogPath": if record.stdio.log.is_some() {
             crate::launch::log_path(container.path()).display().to_string()
         } else {
@@ -190,7 +195,7 @@ fn config(record: &Record) -> Value {
         "Tty": record.stdio.terminal,
         "OpenStdin": record.stdio.stdin_open,
         "StdinOnce": record.stdio.stdin_open && !record.stdio.detached,
-        "Env": process.env(),
+        "Env": environment(record),
         "Cmd": (!command.is_empty()).then_some(command),
         "Image": view::familiar_image(record),
         "WorkingDir": process.cwd(),
@@ -199,6 +204,17 @@ fn config(record: &Record) -> Value {
         "StopSignal": record.stop_signal,
         "StopTimeout": record.stop_timeout_seconds,
     })
+}
+
+/// The variables that were asked for, without those that every container gets.
+fn environment(record: &Record) -> Vec<&String> {
+    let process = record.spec.process().as_ref();
+    let all = process.and_then(|process| process.env().as_ref()).into_iter().flatten();
+    let is_ours = |text: &str| {
+        text.strip_prefix("HOSTNAME=").is_some_and(|name| name == record.hosts.hostname)
+            || (record.stdio.terminal && text == "TERM=xterm")
+    };
+    all.filter(|text| !is_ours(text)).collect()
 }
 
 fn host_config(record: &Record) -> Value {

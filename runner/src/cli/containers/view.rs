@@ -44,10 +44,25 @@ pub(super) fn arguments(record: &Record) -> &[String] {
     record.spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
 }
 
+/// The command in one line: words with spaces in them stand between quotes, but for the first.
+fn command(arguments: &[String]) -> String {
+    let mut words = arguments.iter();
+    let mut line = words.next().cloned().unwrap_or_default();
+    for word in words {
+        line.push(' ');
+        if word.contains(' ') {
+            line.extend(["'", word, "'"]);
+        } else {
+            line.push_str(word);
+        }
+    }
+    line
+}
+
 /// A row of `ps`.
 pub(super) fn row(record: &Record, status: &Status, now: Timestamp, whole: bool) -> Value {
     let created = Timestamp::parse(&record.created);
-    let command = arguments(record).join(" ");
+    let command = command(arguments(record));
     let command = if whole || command.chars().count() <= 20 {
         command
     } else {
@@ -68,7 +83,8 @@ pub(super) fn row(record: &Record, status: &Status, now: Timestamp, whole: bool)
         .collect();
     let running = created.map_or_else(String::new, |at| format!("{} ago", at.age(now)));
     json!({
-        "Command": format!("\"{command}\""),
+        // Go's quoting, which Docker shows.
+        "Command": format!("{command:?}"),
         "CreatedAt": created.map_or_else(String::new, Timestamp::to_readable),
         "ID": id,
         "Image": familiar_image(record),
@@ -89,4 +105,16 @@ pub(super) fn row(record: &Record, status: &Status, now: Timestamp, whole: bool)
 pub(super) fn familiar_image(record: &Record) -> &str {
     let name = familiar_name(&record.image.reference);
     name.strip_suffix(":latest").unwrap_or(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_as_docker_shows_them() {
+        let words = ["sh", "-c", "echo \"a\"", "b"].map(str::to_owned);
+        assert_eq!(command(&words), "sh -c 'echo \"a\"' b");
+        assert_eq!(command(&[]), "");
+    }
 }
