@@ -19,8 +19,9 @@ use crate::dirs::Dirs;
 
 const LOCK: &str = "monitor.lock";
 
-/// Directories that are being made or being removed; an id does not begin so.
-const PRIVATE: char = '.';
+/// A directory that is being made, and one that is being removed; an id does not begin so.
+const MAKING: &str = ".new-";
+const REMOVING: &str = ".old-";
 
 /// Somebody else makes, removes or looks at the same directory each time: this does not happen.
 const TRIES_MAX: u32 = 1000;
@@ -93,7 +94,7 @@ impl RunDirectory {
     /// Takes the directory away; nobody answers for the container any more.
     pub(super) fn remove(&mut self) {
         let Some(_lock) = self.lock.take() else { return };
-        let gone = private_name(&self.path);
+        let gone = beside(&self.path, REMOVING);
         // Where this fails it looks as after a kill, and is put right as then.
         if fs::rename(&self.path, &gone).is_ok() {
             let _ = fs::remove_dir_all(&gone);
@@ -119,20 +120,36 @@ impl Drop for RunDirectory {
 }
 
 /// The containers that have a directory. On the way, what was being made or removed by somebody
-/// who was killed is taken away; one that is being made just now may go too, and its maker begins
-/// anew.
+/// who was killed is taken away.
 pub(super) fn ids(dirs: &Dirs) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dirs.runroot.join("c")) else { return Vec::new() };
     let mut ids = Vec::new();
     for entry in entries.flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
-        if !name.starts_with(PRIVATE) {
+        if name.starts_with(MAKING) || name.starts_with(REMOVING) {
+            sweep(&entry.path(), name.starts_with(MAKING));
+        } else {
             ids.push(name);
-        } else if !is_locked(&entry.path()).unwrap_or(true) {
-            let _ = fs::remove_dir_all(entry.path());
         }
     }
     ids
+}
+
+/// Takes a leftover away, and leaves what somebody is busy with.
+fn sweep(directory: &Path, is_made: bool) {
+    match File::open(directory.join(LOCK)) {
+        // Held meanwhile: its maker could make it public under our hands.
+        Ok(lock) => {
+            if lock_alone(&lock).unwrap_or(false) {
+                let _ = fs::remove_dir_all(directory);
+            }
+        }
+        // Its maker has not come to the lock, and begins anew when the directory goes: while it is
+        // empty, which the kernel looks at.
+        Err(_) if is_made => drop(fs::remove_dir(directory)),
+        // The lock goes with the other files; nobody makes this one public again.
+        Err(_) => drop(fs::remove_dir_all(directory)),
+    }
 }
 
 /// Whether somebody answers for the container of this directory.
@@ -151,7 +168,7 @@ pub(super) fn is_locked(directory: &Path) -> io::Result<bool> {
 
 /// A new directory at `path`, which appears with its lock held. `None`: somebody was faster.
 fn make(path: &Path) -> io::Result<Option<File>> {
-    let staging = private_name(path);
+    let staging = beside(path, MAKING);
     fs::DirBuilder::new().mode(0o700).create(&staging)?;
     let lock = match File::create_new(staging.join(LOCK)) {
         // Swept away.
@@ -159,20 +176,18 @@ fn make(path: &Path) -> io::Result<Option<File>> {
         other => other?,
     };
     if !lock_alone(&lock)? {
+        // It is being swept away.
         return Ok(None);
     }
     match rustix::fs::renameat_with(CWD, &staging, CWD, path, RenameFlags::NOREPLACE) {
-        // A sweep that found it before it was locked may have taken the lock's file out of it.
-        Ok(()) => return Ok(is_lock_of(&lock, path)?.then_some(lock)),
+        Ok(()) => return Ok(Some(lock)),
         Err(Errno::NOENT) => return Ok(None),
         Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),
     }
     let _ = fs::remove_dir_all(&staging);
-    if !path.join(LOCK).exists() {
-        // Not by us: a directory of ours has its lock from the beginning to the end.
-        let _ = fs::remove_dir_all(path);
-    }
+    // Not by us, where it is empty: one of ours has its lock from the beginning to the end.
+    let _ = fs::remove_dir(path);
     Ok(None)
 }
 
@@ -204,9 +219,9 @@ fn is_lock_of(lock: &File, directory: &Path) -> io::Result<bool> {
 }
 
 /// A name beside `path` that nobody else has.
-fn private_name(path: &Path) -> PathBuf {
+fn beside(path: &Path, prefix: &str) -> PathBuf {
     let random: String = crate::images::new_container_id().chars().take(16).collect();
-    path.with_file_name(format!("{PRIVATE}{random}"))
+    path.with_file_name(format!("{prefix}{random}"))
 }
 
 #[cfg(test)]
@@ -264,15 +279,18 @@ mod tests {
         let (_temporary, dirs) = dirs();
         let owned = std::sync::atomic::AtomicU32::new(0);
         std::thread::scope(|scope| {
+            scope.spawn(|| (0..20_000).for_each(|_| drop(ids(&dirs))));
             for _ in 0..4 {
                 scope.spawn(|| {
-                    for _ in 0..300 {
-                        ids(&dirs);
+                    for _ in 0..1000 {
                         let _ = is_locked(&state::run_directory(&dirs.runroot, "a"));
                         match RunDirectory::take(&dirs, "a").unwrap() {
                             Found::New(one) | Found::Orphan(one) => {
                                 use std::sync::atomic::Ordering::SeqCst;
                                 assert_eq!(owned.fetch_add(1, SeqCst), 0);
+                                std::thread::yield_now();
+                                let lock = one.lock.as_ref().unwrap();
+                                assert!(is_lock_of(lock, one.path()).unwrap());
                                 owned.fetch_sub(1, SeqCst);
                                 drop(one);
                             }

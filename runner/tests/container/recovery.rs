@@ -126,8 +126,10 @@ fn killed_before_anything_ran() {
         fs::create_dir_all(&directory).unwrap();
         fs::write(directory.join("monitor.lock"), "").unwrap();
     }
-    // One that was being made.
-    fs::create_dir(host.path().join("run/c/.0123456789abcdef")).unwrap();
+    // One that was being made, and one that was being removed.
+    fs::create_dir(host.path().join("run/c/.new-0123456789abcdef")).unwrap();
+    fs::create_dir(host.path().join("run/c/.old-0123456789abcdef")).unwrap();
+    fs::write(host.path().join("run/c/.old-0123456789abcdef/state.json"), "{}").unwrap();
     host.ok(&["images"]);
     assert_eq!(fs::read_dir(host.path().join("run/c")).unwrap().count(), 0);
     assert_eq!(host.ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"]), "kept created\n");
