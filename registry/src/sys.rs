@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper in our dependencies covers. All `unsafe` of this crate.
 #![allow(
     unsafe_code,
-    reason = "two system calls without a safe wrapper; each call states why it holds"
+    reason = "three system calls without a safe wrapper; each call states why it holds"
 )]
 
 use std::io;
@@ -23,6 +23,24 @@ pub(crate) fn start_writeback(file: impl AsFd, offset: u64, length: u64) -> io::
     // SAFETY: takes integers only and touches no memory of this process; `fd` is open because it
     // is borrowed from `file` until the call returns.
     let code = unsafe { libc::sync_file_range(fd, offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Reports `socket` as readable only when it holds `bytes`, or its end. Source: socket(7),
+/// `SO_RCVLOWAT`; tcp(7): the kernel makes room for so many.
+///
+/// # Errors
+/// When `socket` is none.
+pub(crate) fn set_low_water(socket: impl AsFd, bytes: u64) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: SO_RCVLOWAT reads `length` bytes, one int, through the pointer, which points to a
+    // live int; `fd` is open because it is borrowed from `socket` until the call returns.
+    let code = unsafe {
+        let value = (&raw const bytes).cast();
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length)
+    };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

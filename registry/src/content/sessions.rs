@@ -179,6 +179,11 @@ impl Writer {
         self.open.cancelled.load(Ordering::Acquire)
     }
 
+    /// Says how many bytes are about to be appended, if that is known.
+    pub(super) fn expect(&mut self, bytes: Option<u64>) {
+        self.session.expect(bytes);
+    }
+
     /// Runs `work` on the session and publishes its new offset for status requests. Blocks.
     pub(super) fn with<T>(&mut self, work: impl FnOnce(&Disk, &mut Session) -> T) -> T {
         let result = work(&self.sessions.disk, &mut self.session);

@@ -1,6 +1,9 @@
 //! Receiving bytes into an upload, and making a blob of it.
 
+use std::cell::RefCell;
+use std::io::{self, Read};
 use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -14,6 +17,9 @@ use crate::store::{Disk, Session, StoreError, timed};
 /// Bytes handed to the pool at once: large enough that the hop costs little, small enough that
 /// many uploads at once stay small (two of these each).
 const BATCH_BYTES: usize = 256 << 10;
+
+/// Bytes that one body may keep a thread of the pool for, while others wait for one.
+const TURN_BYTES: u64 = 4 << 20;
 
 /// Pieces in a batch at most. Source: writev(2), IOV_MAX.
 const BATCH_PIECES: usize = 1024;
@@ -60,11 +66,12 @@ impl Content {
     /// See [`ReceiveError`]; except for a full disk and a broken one, the writer stays usable.
     pub async fn receive<E>(
         &self,
-        writer: Writer,
+        mut writer: Writer,
         length: Option<u64>,
         body: impl Stream<Item = Result<Bytes, E>>,
     ) -> Result<Writer, ReceiveError<E>> {
         let start = writer.checkpoint();
+        writer.expect(length);
         let mut body = pin!(body);
         let mut received: u64 = 0;
         let mut writing = Writing::Idle(writer);
@@ -95,6 +102,50 @@ impl Content {
                     }
                     return Ok(writer);
                 }
+            }
+        }
+    }
+
+    /// The same for a body that can be read without waiting wherever one is, once `ready` has been
+    /// waited for. `ready` is told the number of bytes that were read since its last call.
+    ///
+    /// Bytes stay where they are read: hashed and written on one thread, from one buffer that
+    /// fits its cache.
+    ///
+    /// # Errors
+    /// See [`Content::receive`].
+    pub async fn receive_direct<E: From<io::Error>>(
+        &self,
+        mut writer: Writer,
+        length: Option<u64>,
+        reader: Arc<Mutex<impl Read + Send + 'static>>,
+        mut ready: impl AsyncFnMut(u64) -> Result<(), E>,
+    ) -> Result<Writer, ReceiveError<E>> {
+        let start = writer.checkpoint();
+        writer.expect(length);
+        let (mut received, mut turn) = (0, Turn::default());
+        loop {
+            ready(turn.bytes).await.map_err(ReceiveError::Body)?;
+            let left = length.map(|length| length.saturating_sub(received));
+            let reader = Arc::clone(&reader);
+            let taken = blocking(move || take_turn(writer, &reader, left)).await?;
+            (writer, turn) = taken.map_err(ContentError::from)?;
+            received += turn.bytes;
+            if writer.cancelled() {
+                return Err(ReceiveError::Cancelled);
+            }
+            match turn.then {
+                Then::Wait => {}
+                Then::Broken(error) => return Err(ReceiveError::Body(error.into())),
+                Then::TooLong => {
+                    rewind(writer, start).await?;
+                    return Err(ReceiveError::TooLong);
+                }
+                Then::End if length.is_some_and(|length| received < length) => {
+                    rewind(writer, start).await?;
+                    return Err(ReceiveError::TooShort);
+                }
+                Then::End => return Ok(writer),
             }
         }
     }
@@ -130,6 +181,90 @@ impl Content {
         }
         self.publish(writer, digest.clone()).await
     }
+}
+
+/// What was done on the pool at one go.
+#[derive(Default)]
+struct Turn {
+    bytes: u64,
+    then: Then,
+}
+
+#[derive(Default)]
+enum Then {
+    /// For more bytes.
+    #[default]
+    Wait,
+    End,
+    /// There are more bytes than were left.
+    TooLong,
+    Broken(io::Error),
+}
+
+thread_local! {
+    /// One for each thread of the pool that takes bodies: uploads that wait hold none.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Reads what is there and appends it. `left` bytes may come at most. Blocks.
+fn take_turn(
+    writer: Writer,
+    reader: &Mutex<impl Read>,
+    left: Option<u64>,
+) -> Result<(Writer, Turn), StoreError> {
+    let mut writer = writer;
+    // A panic in a reader leaves one that is not at its end, which is all that is asked of it.
+    let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(BATCH_BYTES, 0);
+        writer.with(|disk, session| {
+            let mut turn = Turn::default();
+            while turn.bytes < TURN_BYTES {
+                let (filled, then) = fill(&mut *reader, buffer);
+                turn.bytes += filled as u64;
+                if left.is_some_and(|left| turn.bytes > left) {
+                    return Ok(Turn { then: Then::TooLong, ..turn });
+                }
+                timed(&disk.timings().writer, || session.append(disk, &[&buffer[..filled]]))?;
+                if let Some(then) = then {
+                    return Ok(Turn { then, ..turn });
+                }
+            }
+            Ok(turn)
+        })
+    });
+    match taken {
+        Ok(turn) => Ok((writer, turn)),
+        Err(error) => {
+            give_up(writer);
+            Err(error)
+        }
+    }
+}
+
+/// Full or broken: gives back the space at once. Waiting for the client to come back would keep the
+/// disk full for everybody.
+fn give_up(writer: Writer) {
+    if !fail_point!("give-back", off) {
+        writer.finish(Outcome::Failed);
+    }
+}
+
+/// Reads until the buffer is full, or tells what comes next.
+fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> (usize, Option<Then>) {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => return (filled, Some(Then::End)),
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return (filled, Some(Then::Wait));
+            }
+            Err(error) => return (filled, Some(Then::Broken(error))),
+        }
+    }
+    (filled, None)
 }
 
 /// What comes after a batch.
@@ -173,11 +308,7 @@ impl Writing {
             match writer.with(append) {
                 Ok(()) => Ok(writer),
                 Err(error) => {
-                    // Full or broken: give back the space at once. Waiting for the client to come
-                    // back would keep the disk full for everybody.
-                    if !fail_point!("give-back", off) {
-                        writer.finish(Outcome::Failed);
-                    }
+                    give_up(writer);
                     Err(error)
                 }
             }

@@ -59,8 +59,7 @@ pub(super) async fn put(
         Err(why) => return Err(ApiError::bad_request(ErrorCode::ManifestInvalid, why.to_string())),
     };
     let tags = tags(call, &reference)?;
-    let announced = call.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-    if announced.is_some_and(|announced| announced > MANIFEST_BYTES_MAX as u64) {
+    if body.length().is_some_and(|announced| announced > MANIFEST_BYTES_MAX as u64) {
         return Err(ApiError::manifest_too_large(MANIFEST_BYTES_MAX));
     }
     let bytes = body.collect(MANIFEST_BYTES_MAX).await?;

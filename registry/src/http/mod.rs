@@ -10,6 +10,7 @@ mod incoming;
 mod manifests;
 mod paging;
 mod range;
+mod receive;
 mod referrers;
 mod respond;
 mod route;
@@ -24,8 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use actix_web::dev::Payload;
-use actix_web::http::Method;
-use actix_web::http::header::{HeaderName, HeaderValue, USER_AGENT};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
+use actix_web::http::{ConnectionType, Method};
 use actix_web::{HttpRequest, HttpResponse};
 use shared::RepoName;
 
@@ -34,6 +35,7 @@ use crate::observe::{Exchange, Metrics};
 use body::Body;
 use error::ApiError;
 use incoming::Incoming;
+use receive::Handover;
 use respond::{API_VERSION, Reply};
 use route::{Route, repo_name};
 use send::Slot;
@@ -198,7 +200,11 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
     });
     state.metrics.begin(exchange.handler);
     let v2 = req.uri().path().starts_with("/v2");
-    let incoming = Incoming::new(payload, received, slot.clone());
+    let handover = req.conn_data::<Rc<Handover>>().cloned();
+    let incoming = match handover.clone().and_then(Handover::next) {
+        Some(direct) => Incoming::direct(direct, received),
+        None => Incoming::new(payload, content_length(&req), received, slot.clone()),
+    };
     let call = Call { state: Arc::clone(&state), req, slot };
     let reply = match answer(&call, route, &method, incoming).await {
         Ok(reply) => reply,
@@ -207,6 +213,9 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
     exchange.status = reply.response.status().as_u16();
     exchange.error_code = reply.code;
     let mut response = reply.response;
+    if handover.is_some_and(|handover| handover.is_broken()) {
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
     let headers = response.headers_mut();
     if v2 {
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -220,6 +229,10 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
     drop(handling);
     let head = method == Method::HEAD;
     response.map_body(|_, body| if head { body.without_bytes() } else { body }.logged(exchange))
+}
+
+fn content_length(req: &HttpRequest) -> Option<u64> {
+    req.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn clip(text: &str) -> String {

@@ -123,7 +123,8 @@ impl Server {
             .shutdown_timeout(limits.drain.as_secs())
             .disable_signals();
         let stop = builder.graceful_shutdown_signal();
-        let wire_limits = send::Limits { head: limits.head, write: limits.write };
+        let wire_limits =
+            send::Limits { head: limits.head, write: limits.write, linger: limits.disconnect };
         let builder = builder
             .listen("registry", bound.listener, move || {
                 let stop = stop.clone();
@@ -139,6 +140,7 @@ impl Server {
                     .client_disconnect_timeout(limits.disconnect)
                     .on_connect_ext(|wire: &Wire, connection| {
                         connection.insert(wire.slot());
+                        connection.insert(wire.handover());
                     });
                 let app = App::new().default_service(web::to(
                     move |req: HttpRequest, payload: web::Payload| {

@@ -34,7 +34,7 @@ pub(super) async fn start(call: &Call, repo: &RepoName, body: Incoming) -> Resul
         return Ok(accepted(call, repo, id, writer.offset()));
     };
     let id = writer.id();
-    match call.content().receive(writer, None, body).await {
+    match body.append_to(call.content(), writer, None).await {
         Ok(writer) => finish(call, writer, &digest).await,
         Err(error) => {
             // Nobody was told this session's name, so nobody can resume it.
@@ -68,7 +68,7 @@ pub(super) async fn patch(
 ) -> Result<Reply, ApiError> {
     let id = session(id)?;
     let writer = resume(call, repo, id).await?;
-    let length = check_range(call, &writer)?;
+    let length = check_range(call, &writer, body.length())?;
     let writer = receive(call, repo, id, writer, length, body).await?;
     let offset = writer.offset();
     Ok(accepted(call, repo, id, offset))
@@ -89,7 +89,7 @@ pub(super) async fn put(
     // leaves the session as it is.
     let writer = resume(call, repo, id).await?;
     let digest: Digest = digest?.parse().map_err(ApiError::invalid_digest)?;
-    let length = check_range(call, &writer)?;
+    let length = check_range(call, &writer, body.length())?;
     let writer = receive(call, repo, id, writer, length, body).await?;
     finish(call, writer, &digest).await
 }
@@ -133,7 +133,11 @@ async fn resume(call: &Call, repo: &RepoName, id: SessionId) -> Result<Writer, A
 }
 
 /// Whether the chunk begins where the upload ends. Gives the length that it announces.
-fn check_range(call: &Call, writer: &Writer) -> Result<Option<u64>, ApiError> {
+fn check_range(
+    call: &Call,
+    writer: &Writer,
+    announced: Option<u64>,
+) -> Result<Option<u64>, ApiError> {
     let Some(value) = call.req.headers().get(header::CONTENT_RANGE) else { return Ok(None) };
     let refuse = |why| out_of_order(call, writer.repo(), writer.id(), writer.offset(), why);
     let range = value.to_str().ok().and_then(parse_content_range);
@@ -142,7 +146,6 @@ fn check_range(call: &Call, writer: &Writer) -> Result<Option<u64>, ApiError> {
         return Err(refuse("the chunk does not begin where the upload ends"));
     }
     let length = last - first + 1;
-    let announced = call.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
     if announced.is_some_and(|announced| announced != length) {
         return Err(refuse("Content-Length and Content-Range disagree"));
     }
@@ -158,7 +161,7 @@ async fn receive(
     body: Incoming,
 ) -> Result<Writer, ApiError> {
     let start = writer.offset();
-    call.content().receive(writer, length, body).await.map_err(|error| match error {
+    body.append_to(call.content(), writer, length).await.map_err(|error| match error {
         ReceiveError::TooLong => {
             out_of_order(call, repo, id, start, "the body is longer than its Content-Range")
         }

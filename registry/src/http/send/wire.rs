@@ -10,13 +10,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::{Errno, ReadWriteFlags};
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, Shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
 use super::{Job, Receiving, Slot, State};
+use crate::http::receive::{Front, Handover};
 use crate::sys;
 
 /// Bytes of a file sent before other connections of the worker have their turn.
@@ -43,12 +44,15 @@ pub(crate) struct Limits {
     pub(crate) head: Duration,
     /// For the client to take one byte of an answer. actix has no such limit.
     pub(crate) write: Duration,
+    /// For a client to stop sending a body that is not wanted, once it has its answer.
+    pub(crate) linger: Duration,
 }
 
 /// A TCP connection of an HTTP client.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    tcp: TcpStream,
+    tcp: Arc<TcpStream>,
+    front: Front,
     slot: Rc<Slot>,
     limits: Limits,
     head: Option<Pin<Box<Sleep>>>,
@@ -59,6 +63,8 @@ pub(crate) struct Wire {
     read_while_blocked: usize,
     /// The client sends nothing any more.
     ended: bool,
+    /// Until when a body that nobody took is read and dropped.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 /// A write that is blocked.
@@ -71,7 +77,9 @@ struct Stall {
 
 impl Wire {
     pub(crate) fn new(tcp: TcpStream, limits: Limits) -> Self {
+        let tcp = Arc::new(tcp);
         Self {
+            front: Front::new(Arc::clone(&tcp)),
             tcp,
             slot: Rc::new(Slot::new()),
             limits,
@@ -80,11 +88,16 @@ impl Wire {
             warming: None,
             read_while_blocked: 0,
             ended: false,
+            linger: None,
         }
     }
 
     pub(crate) fn slot(&self) -> Rc<Slot> {
         Rc::clone(&self.slot)
+    }
+
+    pub(crate) fn handover(&self) -> Rc<Handover> {
+        self.front.handover()
     }
 
     fn unblocked(&mut self) {
@@ -173,6 +186,26 @@ impl Wire {
         Poll::Ready(Ok(()))
     }
 
+    /// Reads and drops what the client still sends: closing a socket with unread bytes resets it,
+    /// and the client may lose the answer. Source: RFC 9112 §9.6.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let limit = self.limits.linger;
+        let timer = self.linger.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut dropped = vec![0; COPY_BYTES];
+        loop {
+            ready!(self.tcp.poll_read_ready(cx))?;
+            match self.tcp.try_read(&mut dropped) {
+                Ok(0) => return Poll::Ready(Ok(())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
     /// Times a request's head.
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         if self.slot.is_handling() {
@@ -253,8 +286,12 @@ impl AsyncRead for Wire {
         if this.ended {
             return this.poll_end(cx);
         }
+        if this.front.is_handed_over(cx) {
+            this.head = None;
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
-        let read = Pin::new(&mut this.tcp).poll_read(cx, buffer);
+        let read = this.front.poll_read(cx, buffer);
         let got = buffer.filled().len() - before;
         let receiving = this.slot.body.get() != Receiving::Nothing;
         match &read {
@@ -343,6 +380,15 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        let this = self.get_mut();
+        let unread = this.front.handover().is_broken();
+        if this.linger.is_none() {
+            match rustix::net::shutdown(&this.tcp, Shutdown::Write) {
+                Ok(()) if unread => {}
+                Ok(()) | Err(Errno::NOTCONN) => return Poll::Ready(Ok(())),
+                Err(errno) => return Poll::Ready(Err(errno.into())),
+            }
+        }
+        this.poll_linger(cx)
     }
 }

@@ -1,0 +1,239 @@
+//! A body that is taken from its connection.
+
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::chunked::Decoder;
+use super::front::{End, Handover};
+use super::head::Framing;
+use crate::http::incoming::{BodyError, Pace, WINDOW_BYTES};
+
+/// Bytes that are waited for before the pool is asked to take them, where so many are to come: it
+/// takes them in few, long turns. They wait in the kernel, which makes room for them.
+const LOW_WATER_BYTES: u64 = 256 << 10;
+
+/// A body that its handler takes from the connection.
+///
+/// Dropping it gives the connection back, if the body was read to its end, and else lets the
+/// connection end with the answer.
+#[derive(Debug)]
+pub(crate) struct Direct {
+    tcp: Arc<TcpStream>,
+    reader: Arc<Mutex<Reader>>,
+    handover: Rc<Handover>,
+    length: Option<u64>,
+    pace: Pace,
+    low_water: u64,
+    /// Bytes that were in the socket when the body was last found too slow.
+    queued: u64,
+}
+
+impl Direct {
+    pub(super) fn new(reader: Reader, handover: Rc<Handover>) -> Self {
+        Self {
+            tcp: Arc::clone(&reader.tcp),
+            length: reader.left(),
+            reader: Arc::new(Mutex::new(reader)),
+            handover,
+            pace: Pace::default(),
+            low_water: 1,
+            queued: 0,
+        }
+    }
+
+    /// The body's length, if the request gave it.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    /// Counts the body's bytes.
+    pub(crate) fn count_into(&self, received: Arc<AtomicU64>) {
+        lock(&self.reader).received = Some(received);
+    }
+
+    /// What the body's bytes are read from, without waiting.
+    pub(crate) fn reader(&self) -> Arc<Mutex<Reader>> {
+        Arc::clone(&self.reader)
+    }
+
+    /// Waits until there is something to read, be it the end; `taken` bytes were read since the
+    /// last time.
+    pub(crate) async fn ready(&mut self, taken: u64) -> Result<(), BodyError> {
+        self.pace.received(taken);
+        if taken > 0 {
+            self.queued = 0;
+        }
+        let least = lock(&self.reader).least();
+        if least == 0 {
+            return Ok(());
+        }
+        self.set_low_water(least.min(LOW_WATER_BYTES));
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+
+    /// With a low-water mark the worker is woken once for many packets.
+    fn set_low_water(&mut self, bytes: u64) {
+        if bytes != self.low_water {
+            self.low_water = bytes;
+            // Where it cannot be set there are more wake-ups.
+            let _ = crate::sys::set_low_water(&self.tcp, bytes);
+        }
+    }
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        loop {
+            match self.tcp.poll_read_ready(cx) {
+                Poll::Pending => break,
+                Poll::Ready(ready) => ready?,
+            }
+            match self.tcp.try_io(Interest::READABLE, || readable(&self.tcp)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(Ok(result?)),
+            }
+        }
+        while self.pace.poll_late(cx).is_ready() {
+            // What has arrived below the mark counts too.
+            let queued = rustix::io::ioctl_fionread(&self.tcp).unwrap_or(0);
+            if queued < self.queued + WINDOW_BYTES {
+                return Poll::Ready(Err(BodyError::Slow));
+            }
+            self.queued = queued;
+            self.pace.restart();
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Direct {
+    fn drop(&mut self) {
+        self.set_low_water(1);
+        // Locked: it is read at this moment for a handler that was dropped.
+        let surplus = match self.reader.try_lock() {
+            Ok(mut reader) if reader.is_done() => Some(std::mem::take(&mut reader.early)),
+            _ => None,
+        };
+        self.handover.end(surplus.map_or(End::Broken, End::Whole));
+    }
+}
+
+/// Whether the socket has as much as its low-water mark, or its end.
+fn readable(tcp: &TcpStream) -> io::Result<()> {
+    let mut fds = [PollFd::new(tcp, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match rustix::event::poll(&mut fds, Some(&at_once))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn lock(reader: &Mutex<Reader>) -> MutexGuard<'_, Reader> {
+    // A panic in the middle of a read leaves a body that is not done, and is treated so.
+    reader.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads a body's bytes, without its framing, and no further. `WouldBlock` when none are there.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    tcp: Arc<TcpStream>,
+    coding: Coding,
+    /// What was read too early: at first behind the head, in the end behind the body.
+    early: Vec<u8>,
+    /// Counts the body's bytes.
+    received: Option<Arc<AtomicU64>>,
+}
+
+#[derive(Debug)]
+enum Coding {
+    Length(u64),
+    Chunked(Decoder),
+}
+
+impl Reader {
+    pub(super) fn new(tcp: Arc<TcpStream>, framing: Framing, early: Vec<u8>) -> Self {
+        let coding = match framing {
+            Framing::None => Coding::Length(0),
+            Framing::Length(length) => Coding::Length(length),
+            Framing::Chunked => Coding::Chunked(Decoder::default()),
+        };
+        Self { tcp, coding, early, received: None }
+    }
+
+    fn left(&self) -> Option<u64> {
+        match self.coding {
+            Coding::Length(left) => Some(left),
+            Coding::Chunked(_) => None,
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match &self.coding {
+            Coding::Length(left) => *left == 0,
+            Coding::Chunked(decoder) => decoder.is_done(),
+        }
+    }
+
+    /// Bytes that the socket will hold at the least before the body ends; 0 when it is not needed.
+    fn least(&self) -> u64 {
+        match &self.coding {
+            _ if !self.early.is_empty() || self.is_done() => 0,
+            Coding::Length(left) => *left,
+            Coding::Chunked(decoder) => decoder.least(),
+        }
+    }
+
+    /// Reads what is there, framing and all.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.early.is_empty() {
+            let part = self.early.len().min(buffer.len());
+            buffer[..part].copy_from_slice(&self.early[..part]);
+            self.early.drain(..part);
+            return Ok(part);
+        }
+        match rustix::net::recv(&self.tcp, &mut *buffer, RecvFlags::DONTWAIT)?.0 {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            received => Ok(received),
+        }
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.read_body(buffer)?;
+        if let Some(received) = &self.received {
+            received.fetch_add(read as u64, Ordering::Relaxed);
+        }
+        Ok(read)
+    }
+}
+
+impl Reader {
+    fn read_body(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while !self.is_done() && !buffer.is_empty() {
+            let most = self.left().and_then(|left| usize::try_from(left).ok());
+            let most = most.map_or(buffer.len(), |left| left.min(buffer.len()));
+            let received = self.receive(&mut buffer[..most])?;
+            let decoder = match &mut self.coding {
+                Coding::Length(left) => {
+                    *left -= received as u64;
+                    return Ok(received);
+                }
+                Coding::Chunked(decoder) => decoder,
+            };
+            let decoded = decoder.decode(&mut buffer[..received])?;
+            self.early.splice(..0, buffer[decoded.used..received].iter().copied());
+            if decoded.body > 0 {
+                return Ok(decoded.body);
+            }
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,190 @@
+//! The chunked transfer coding. Source: RFC 9112 §7.1.
+
+use std::io;
+
+/// Longest line of a chunk's size with its extensions.
+const LINE_BYTES_MAX: usize = 4 << 10;
+
+/// Most bytes of trailer fields, which are read and dropped.
+const TRAILER_BYTES_MAX: usize = 16 << 10;
+
+/// Undoes the coding, piece by piece.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    state: State,
+    /// Length of the line, or of the trailers, so far.
+    line: usize,
+    size: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// In the digits of a size; there must be one.
+    #[default]
+    Size,
+    /// Behind the digits: extensions.
+    Extension,
+    SizeEnd,
+    Data,
+    DataEnd(u8),
+    /// At the beginning of a line of the trailers, or in it.
+    TrailerStart,
+    Trailer,
+    TrailerEnd,
+    LastEnd,
+    Done,
+}
+
+/// What [`Decoder::decode`] did to a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Decoded {
+    /// Bytes of the body, now at the buffer's beginning.
+    pub(super) body: usize,
+    /// Bytes of the buffer that belonged to the coding; fewer than all only at the body's end.
+    pub(super) used: usize,
+}
+
+impl Decoder {
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Bytes that must follow at the least before the body ends.
+    pub(super) fn least(&self) -> u64 {
+        match self.state {
+            State::Data => self.size.saturating_add(b"\r\n0\r\n\r\n".len() as u64),
+            _ => 1,
+        }
+    }
+
+    /// Takes the coding out of `buffer`, and stops at the body's end.
+    ///
+    /// # Errors
+    /// `InvalidData` for what is not this coding.
+    pub(super) fn decode(&mut self, buffer: &mut [u8]) -> io::Result<Decoded> {
+        let (mut body, mut used) = (0, 0);
+        while used < buffer.len() && self.state != State::Done {
+            if self.state == State::Data {
+                let size = usize::try_from(self.size).unwrap_or(usize::MAX);
+                let part = size.min(buffer.len() - used);
+                buffer.copy_within(used..used + part, body);
+                body += part;
+                used += part;
+                self.size -= part as u64;
+                if self.size == 0 {
+                    self.state = State::DataEnd(b'\r');
+                }
+                continue;
+            }
+            self.state = self.step(buffer[used]).ok_or_else(malformed)?;
+            used += 1;
+        }
+        Ok(Decoded { body, used })
+    }
+
+    fn step(&mut self, byte: u8) -> Option<State> {
+        self.line += 1;
+        let next = match (self.state, byte) {
+            (State::Size, byte) if byte.is_ascii_hexdigit() => {
+                let digit = char::from(byte).to_digit(16)?;
+                self.size = self.size.checked_mul(16)?.checked_add(u64::from(digit))?;
+                State::Size
+            }
+            (State::Size, _) if self.line == 1 => return None,
+            (State::Size, b'\r') | (State::Extension, b'\r') => State::SizeEnd,
+            (State::Size, b';' | b' ' | b'\t') => State::Extension,
+            (State::Extension, byte) if byte != b'\n' => State::Extension,
+            (State::SizeEnd, b'\n') => {
+                self.line = 0;
+                if self.size == 0 { State::TrailerStart } else { State::Data }
+            }
+            (State::DataEnd(b'\r'), b'\r') => State::DataEnd(b'\n'),
+            (State::DataEnd(b'\n'), b'\n') => {
+                self.line = 0;
+                State::Size
+            }
+            (State::TrailerStart, b'\r') => State::LastEnd,
+            (State::TrailerStart | State::Trailer, b'\n') => return None,
+            (State::Trailer, b'\r') => State::TrailerEnd,
+            (State::TrailerStart | State::Trailer, _) => State::Trailer,
+            (State::TrailerEnd, b'\n') => State::TrailerStart,
+            (State::LastEnd, b'\n') => State::Done,
+            _ => return None,
+        };
+        let in_trailers = matches!(next, State::TrailerStart | State::Trailer | State::TrailerEnd);
+        let most = if in_trailers { TRAILER_BYTES_MAX } else { LINE_BYTES_MAX };
+        (self.line <= most).then_some(next)
+    }
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the body's chunks are malformed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Decodes `text` in pieces of `step` bytes. Gives the body and what follows it.
+    fn decode(text: &[u8], step: usize) -> io::Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let mut decoder = Decoder::default();
+        let (mut body, mut used) = (Vec::new(), 0);
+        for piece in text.chunks(step) {
+            let mut piece = piece.to_vec();
+            let decoded = decoder.decode(&mut piece)?;
+            body.extend_from_slice(&piece[..decoded.body]);
+            used += decoded.used;
+            if decoder.is_done() {
+                return Ok(Some((body, text[used..].to_vec())));
+            }
+            assert_eq!(decoded.used, piece.len());
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn chunks_become_a_body_however_they_are_cut() {
+        let text = b"3\r\nabc\r\n00A;x=\"y\"\r\n0123456789\r\n0\r\nT: u\r\nV: w\r\n\r\nGET /";
+        for step in 1..=text.len() {
+            let (body, rest) = decode(text, step).unwrap().unwrap();
+            assert_eq!(
+                (body.as_slice(), rest.as_slice()),
+                (b"abc0123456789".as_slice(), b"GET /".as_slice())
+            );
+            if step == 1 {
+                continue;
+            }
+            for end in 0..text.len() - 5 {
+                assert_eq!(decode(&text[..end], step).unwrap(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        let long = format!("1;{}\r\n", "x".repeat(LINE_BYTES_MAX));
+        let trailers = format!("0\r\n{}", "a: b\r\n".repeat(TRAILER_BYTES_MAX));
+        for text in [
+            "\r\n",
+            "x\r\n",
+            ";\r\n",
+            "-1\r\n",
+            "+1\r\na",
+            "0x1\r\n",
+            "1\na",
+            "1\r\nab",
+            "1\r\na\n",
+            "10000000000000000\r\n",
+            "0\r\n\n",
+            "0\r\na: b\n",
+            "1;a\n",
+            &long,
+            &trailers,
+        ] {
+            for step in [1, text.len()] {
+                let error = decode(text.as_bytes(), step).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{text:?}");
+            }
+        }
+    }
+}

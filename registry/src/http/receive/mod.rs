@@ -1,0 +1,20 @@
+//! Taking bodies from the connection, past actix.
+//!
+//! actix reads a body into a buffer of its own in small pieces, copies, wakes, and hands it over
+//! piece by piece: of a push that costs as much as the hash. Here the stream that actix reads from
+//! finds each request's head ([`Front`]). When a body of some size follows, actix is given the head
+//! with the field that announces the body blanked, and takes the request for one without a body.
+//! The handler gets the body as a [`Direct`]: it waits for the socket to be readable on the
+//! worker, and the pool reads, hashes and writes without handing bytes around.
+//!
+//! Only heads in one plain form are treated so, see [`head`]; whatever else a client sends goes to
+//! actix as it came, and so does all that follows it on that connection.
+
+mod body;
+mod chunked;
+mod front;
+mod head;
+
+pub(crate) use body::{Direct, lock};
+pub(crate) use front::Front;
+pub(super) use front::Handover;
