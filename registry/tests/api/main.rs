@@ -5,6 +5,7 @@
 
 mod base;
 mod blobs;
+mod direct;
 mod harness;
 mod hostile;
 mod lists;

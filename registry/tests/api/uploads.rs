@@ -303,7 +303,8 @@ fn row_37_a_put_that_races_an_append() {
 #[test]
 fn row_38_abandoned_uploads_are_dropped() {
     let purge = registry::config::Purge {
-        age: std::time::Duration::ZERO,
+        // Not at once: the upload must have begun by then.
+        age: std::time::Duration::from_secs(2),
         interval: std::time::Duration::from_secs(1),
     };
     let registry = Registry::start_with(|config| config.purge = Some(purge));

@@ -218,6 +218,10 @@ impl Read for Reader {
 impl Reader {
     fn read_body(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.is_done() && !buffer.is_empty() {
+            if matches!(&self.coding, Coding::Chunked(decoder) if decoder.is_malformed()) {
+                let why = "the body's chunks are malformed";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
             let most = self.left().and_then(|left| usize::try_from(left).ok());
             let most = most.map_or(buffer.len(), |left| left.min(buffer.len()));
             let received = self.receive(&mut buffer[..most])?;
@@ -228,7 +232,7 @@ impl Reader {
                 }
                 Coding::Chunked(decoder) => decoder,
             };
-            let decoded = decoder.decode(&mut buffer[..received])?;
+            let decoded = decoder.decode(&mut buffer[..received]);
             self.early.splice(..0, buffer[decoded.used..received].iter().copied());
             if decoded.body > 0 {
                 return Ok(decoded.body);
