@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgAction, Args, Subcommand};
 use shared::{RepoName, Tag};
 use tokio::sync::mpsc;
 
@@ -35,18 +35,25 @@ pub enum AdminCommand {
     /// Free what nobody names. The server does so by itself, always; this is for now
     #[command(visible_alias = "gc")]
     GarbageCollect {
+        // Like distribution's, the flags take a value as well: --delete-untagged=true.
         /// Say what would be freed, free nothing
-        #[arg(short, long)]
+        #[arg(short, long, num_args = 0..=1, require_equals = true,
+              default_missing_value = "true", default_value = "false", value_name = "BOOL",
+              action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
         dry_run: bool,
         /// Delete manifests first that no tag, no index and no existing subject keeps
-        #[arg(short = 'm', long)]
+        #[arg(short = 'm', long, num_args = 0..=1, require_equals = true,
+              default_missing_value = "true", default_value = "false", value_name = "BOOL",
+              action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
         delete_untagged: bool,
         /// How long something must have been unnamed, e.g. 2h; 0 frees at once what nobody names,
         /// and a push that is under way may have to be repeated [default: the server's, 24h]
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         grace: Option<Duration>,
         /// Print nothing
-        #[arg(short, long)]
+        #[arg(short, long, num_args = 0..=1, require_equals = true,
+              default_missing_value = "true", default_value = "false", value_name = "BOOL",
+              action = ArgAction::Set, hide_default_value = true, hide_possible_values = true)]
         quiet: bool,
         /// The server's configuration file
         #[arg(value_name = "CONFIG")]

@@ -179,7 +179,8 @@ impl Collector {
     pub async fn collect(&self, grace: Duration, all: bool) -> Result<Collected, ContentError> {
         let _turn = self.turn.lock().await;
         let mut collected = Collected::default();
-        // A link that goes queues its blob: the next pass finds it.
+        // A link that goes queues its blob, and the review of a blob that went is still queued: the
+        // next pass finds both.
         while self.pass(grace, all, &mut collected).await? {}
         Ok(collected)
     }
@@ -191,7 +192,7 @@ impl Collector {
         all: bool,
         collected: &mut Collected,
     ) -> Result<bool, ContentError> {
-        let (mut after, mut unlinked) = (None, 0);
+        let (mut after, mut unlinked, before) = (None, 0, collected.blobs);
         loop {
             let began = Instant::now();
             let scope = ReviewScope { grace, all, max: REVIEWS_PER_CHANGE, after };
@@ -205,7 +206,7 @@ impl Collector {
             after = reviewed.next;
             if after.is_none() {
                 collected.unlinked += unlinked;
-                return Ok(unlinked > 0);
+                return Ok(unlinked > 0 || collected.blobs > before);
             }
             self.rest(removals, began).await;
         }
