@@ -269,7 +269,7 @@ impl Run<'_> {
         }
         if everything && !json {
             let waiting = records.waiting().await?;
-            let total = self.stored_bytes().await?;
+            let total = records.totals().await?.blob_bytes;
             self.out(format!(
                 "{} of blobs are stored; {} of them nobody names",
                 bytes(total),
@@ -278,16 +278,6 @@ impl Run<'_> {
             .await?;
         }
         Ok(exit)
-    }
-
-    async fn stored_bytes(&self) -> Result<u64, Failure> {
-        let (mut total, mut after) = (0, None);
-        loop {
-            let page = self.store.content.records().list_blobs(after.as_ref(), PAGE).await?;
-            let Some(last) = page.last() else { return Ok(total) };
-            after = Some(last.digest.clone());
-            total += page.iter().map(|blob| blob.size).sum::<u64>();
-        }
     }
 
     async fn repo_list(&self) -> Result<u8, Failure> {

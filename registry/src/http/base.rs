@@ -1,15 +1,18 @@
 //! The support probe (end-1), and what is not the specification's: health and metrics.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 
-use super::Call;
 use super::body::Body;
 use super::respond::{Finish as _, Reply, reply};
 use super::route::Probe;
+use super::{Call, State};
 use crate::observe::Gauges;
+use crate::records::Totals;
 
 pub(super) fn base() -> Reply {
     reply(StatusCode::OK)
@@ -39,6 +42,22 @@ pub(super) fn health(call: &Call, probe: Probe) -> Reply {
         .into()
 }
 
+/// How old the count of what is stored may be: it reads every index once.
+const TOTALS_AGE: Duration = Duration::from_secs(60);
+
+/// How much is stored.
+async fn totals(state: &State) -> Totals {
+    let remembered = *state.totals.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((counted, totals)) = remembered
+        && counted.elapsed() < TOTALS_AGE
+    {
+        return totals;
+    }
+    let totals = state.content.records().totals().await.unwrap_or_default();
+    *state.totals.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), totals));
+    totals
+}
+
 pub(super) async fn metrics(call: &Call) -> Reply {
     let state = &call.state;
     let waiting = state.content.records().waiting().await.unwrap_or_default();
@@ -47,6 +66,7 @@ pub(super) async fn metrics(call: &Call) -> Reply {
         disk_free_bytes: state.content.disk().free_bytes().unwrap_or(0),
         writable: state.content.writes_refused().is_none(),
         waiting,
+        totals: totals(state).await,
     });
     reply(StatusCode::OK)
         .insert_header((

@@ -20,8 +20,8 @@ mod tags;
 mod uploads;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use actix_web::dev::Payload;
@@ -32,6 +32,7 @@ use shared::RepoName;
 
 use crate::content::Content;
 use crate::observe::{Exchange, Metrics};
+use crate::records::Totals;
 use body::Body;
 use error::ApiError;
 use incoming::Incoming;
@@ -52,6 +53,8 @@ pub struct State {
     requests: AtomicU64,
     /// Makes request ids of different processes differ.
     process: u32,
+    /// How much is stored, and when that was counted.
+    totals: Mutex<Option<(Instant, Totals)>>,
 }
 
 /// What the configuration says about answers.
@@ -85,6 +88,7 @@ impl State {
             draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             process: std::process::id() ^ started_nanos(),
+            totals: Mutex::default(),
         }
     }
 

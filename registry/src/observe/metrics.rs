@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use super::Exchange;
 use super::process::Process;
 use crate::content::{Content, collect, scrub};
-use crate::records::Waiting;
+use crate::records::{Totals, Waiting};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -58,6 +58,7 @@ pub struct Gauges {
     pub disk_free_bytes: u64,
     pub writable: bool,
     pub waiting: Waiting,
+    pub totals: Totals,
 }
 
 /// Everything that is counted. One per server.
@@ -77,8 +78,19 @@ pub struct Metrics {
     disk_free: Gauge<u64, AtomicU64>,
     writable: Gauge,
     waiting: WaitingGauges,
+    stored: StoredGauges,
     reload_successful: Gauge,
     process: Process,
+}
+
+/// How much is stored.
+#[derive(Debug, Default)]
+struct StoredGauges {
+    repositories: Gauge<u64, AtomicU64>,
+    tags: Gauge<u64, AtomicU64>,
+    manifests: Gauge<u64, AtomicU64>,
+    blobs: Gauge<u64, AtomicU64>,
+    bytes: Gauge<u64, AtomicU64>,
 }
 
 /// What waits for collection.
@@ -118,6 +130,7 @@ impl Default for Metrics {
             disk_free: Gauge::default(),
             writable: Gauge::default(),
             waiting: WaitingGauges::default(),
+            stored: StoredGauges::default(),
             reload_successful: Gauge::default(),
             process: Process::default(),
         };
@@ -145,6 +158,12 @@ impl Metrics {
             "1 unless the configuration could not be read again",
             self.reload_successful.clone(),
         );
+        let stored = &self.stored;
+        root.register("storage_repositories", "Repositories", stored.repositories.clone());
+        root.register("storage_tags", "Tags", stored.tags.clone());
+        root.register("storage_manifests", "Manifests", stored.manifests.clone());
+        root.register("storage_blobs", "Blobs, each counted once", stored.blobs.clone());
+        root.register("storage_bytes", "Bytes of these blobs", stored.bytes.clone());
         let http = root.sub_registry_with_prefix("http");
         http.register("requests", "Requests answered", self.requests.clone());
         http.register(
@@ -262,6 +281,12 @@ impl Metrics {
         // Counted where it happens, and never less than before.
         self.waiting.rescued.inner().store(gauges.waiting.rescued, Ordering::Relaxed);
         self.waiting.quarantined.set(gauges.waiting.quarantined);
+        let Totals { repositories, tags, manifests, blobs, blob_bytes } = gauges.totals;
+        self.stored.repositories.set(repositories);
+        self.stored.tags.set(tags);
+        self.stored.manifests.set(manifests);
+        self.stored.blobs.set(blobs);
+        self.stored.bytes.set(blob_bytes);
         self.process.read();
         let mut text = String::new();
         if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {

@@ -14,7 +14,7 @@ use super::{
     BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, Missing,
     Page, PutManifest, PutManifestError, PutOutcome, Reclaimable, Records, RecordsError,
     ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope, Reviewed, ScrubProgress,
-    StoredManifest, Waiting,
+    StoredManifest, Totals, Waiting,
 };
 
 /// See the module.
@@ -735,6 +735,19 @@ impl Records for MemoryRecords {
             }
         }
         Ok(Some(usage))
+    }
+
+    async fn totals(&self) -> Result<Totals> {
+        let facts = self.facts();
+        let listed = || facts.repos.values().filter(|repo| !repo.manifests.is_empty());
+        let live = || facts.blobs.values().filter(|blob| blob.state == BlobState::Live);
+        Ok(Totals {
+            repositories: listed().count() as u64,
+            tags: listed().map(|repo| repo.tags.len() as u64).sum(),
+            manifests: listed().map(|repo| repo.manifests.len() as u64).sum(),
+            blobs: live().count() as u64,
+            blob_bytes: live().map(|blob| blob.size).sum(),
+        })
     }
 
     async fn remove_repository(&self, name: &RepoName) -> Result<bool> {

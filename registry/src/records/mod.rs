@@ -257,6 +257,17 @@ pub struct ScrubProgress {
     pub finished: Option<GcTime>,
 }
 
+/// How much is stored. See [`Records::totals`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub repositories: u64,
+    pub tags: u64,
+    pub manifests: u64,
+    /// Blobs with bytes, each counted once.
+    pub blobs: u64,
+    pub blob_bytes: u64,
+}
+
 /// What could be freed. See [`Records::reclaimable`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reclaimable {
@@ -582,6 +593,10 @@ pub trait Records: Send + Sync + 'static {
     /// deleted manifest, after their grace. False: it is unknown.
     /// Cost: proportional to what it holds.
     async fn remove_repository(&self, repo: &RepoName) -> Result<bool>;
+
+    /// How much is stored.
+    /// Cost: proportional to it, some 100 ms per million rows; the caller remembers the answer.
+    async fn totals(&self) -> Result<Totals>;
 
     /// Checks part of the records against the promises they were written under, from `cursor` on,
     /// about `n` records; puts right what [`Fault::is_repairable`] with `repair`.

@@ -571,6 +571,8 @@ async fn usage_counts_shared_blobs_apart(s: &Subject) {
         own_bytes: 3,
     };
     assert_eq!(usage, want);
+    let want = Totals { repositories: 1, tags: 2, manifests: 2, blobs: 2, blob_bytes: 9 };
+    assert_eq!(s.records.totals().await.unwrap(), want);
     assert!(s.records.remove_repository(&repo("a")).await.unwrap());
     assert!(!s.records.remove_repository(&repo("a")).await.unwrap());
     assert_eq!(s.records.usage(&repo("a")).await.unwrap(), None);

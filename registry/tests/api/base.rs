@@ -166,6 +166,11 @@ fn probes_and_metrics() {
         "registry_scrub_last_success_timestamp_seconds",
         "registry_gc_rescued_total 0",
         "registry_build_info{version=",
+        "registry_storage_repositories 1\n",
+        "registry_storage_tags 1\n",
+        "registry_storage_manifests 1\n",
+        "registry_storage_blobs 1\n",
+        "registry_storage_bytes 2\n",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

@@ -12,6 +12,7 @@ use super::schema::{REVIEW_BLOB, REVIEW_LINK, STATE_LIVE, STATE_QUARANTINED, STA
 use super::writer::Change;
 use crate::records::{
     BlobRecord, BlobState, CheckCursor, CheckPage, Fault, GcTime, Page, RepoUsage, ScrubProgress,
+    Totals,
 };
 
 fn blob_record(row: &rusqlite::Row<'_>) -> rusqlite::Result<BlobRecord> {
@@ -174,6 +175,20 @@ pub(super) fn save_scrub_progress(
         save.execute(params![SCRUB_FINISHED, finished.as_millis()])?;
     }
     Ok(())
+}
+
+pub(super) fn totals(c: &Connection) -> rusqlite::Result<Totals> {
+    let count = |sql: &str| c.prepare_cached(sql)?.query_row([], |row| row.get::<_, u64>(0));
+    let (blobs, blob_bytes) = c
+        .prepare_cached("SELECT count(*), coalesce(sum(size), 0) FROM digest WHERE state = ?1")?
+        .query_row([STATE_LIVE], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(Totals {
+        repositories: count("SELECT count(*) FROM repo WHERE listed = 1")?,
+        tags: count("SELECT count(*) FROM tag")?,
+        manifests: count("SELECT count(*) FROM manifest")?,
+        blobs,
+        blob_bytes,
+    })
 }
 
 /// The parts of a check, in their order.

@@ -34,7 +34,7 @@ use self::writer::{Outcome, Shared, Writer};
 use super::{
     BlobRecord, CheckCursor, CheckPage, GcClock, GcTime, Page, PutManifest, PutManifestError,
     PutOutcome, Reclaimable, Records, RecordsError, ReferrerPage, RepoBlob, RepoUsage, Result,
-    ReviewScope, Reviewed, ScrubProgress, StoredManifest, Waiting,
+    ReviewScope, Reviewed, ScrubProgress, StoredManifest, Totals, Waiting,
 };
 
 /// The database's name in its directory.
@@ -323,6 +323,10 @@ impl Records for SqliteRecords {
     async fn remove_repository(&self, repo: &RepoName) -> Result<bool> {
         let repo = repo.clone();
         self.change(move |change| admin::remove_repository(change, &repo)).await
+    }
+
+    async fn totals(&self) -> Result<Totals> {
+        self.readers.read(admin::totals).await
     }
 
     async fn check(&self, cursor: CheckCursor, n: usize, repair: bool) -> Result<CheckPage> {
