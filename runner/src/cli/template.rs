@@ -46,6 +46,23 @@ enum Term {
 /// Fields whose own fields are anybody's words.
 const MAPS: [&str; 4] = ["Annotations", "Labels", "Options", "Sysctls"];
 
+/// Fields that are lists: where there is none JSON has `null`, and Docker's templates an empty one.
+const LISTS: [&str; 13] = [
+    "Aliases",
+    "Binds",
+    "CapAdd",
+    "CapDrop",
+    "Cmd",
+    "Dns",
+    "DnsOptions",
+    "DnsSearch",
+    "Entrypoint",
+    "ExecIDs",
+    "GroupAdd",
+    "OnBuild",
+    "SecurityOpt",
+];
+
 /// Deeper than any template that a person writes.
 const DEPTH_MAX: usize = 64;
 
@@ -321,7 +338,10 @@ impl State {
         for node in nodes {
             match node {
                 Node::Text(text) => out.push_str(text),
-                Node::Print(pipe) => out.push_str(&shown(&self.pipe(pipe, dot)?)),
+                Node::Print(pipe) => match self.pipe(pipe, dot)? {
+                    Value::Null if is_list(pipe) => out.push_str("[]"),
+                    value => out.push_str(&shown(&value)),
+                },
                 Node::Set(name, pipe) => {
                     let value = self.pipe(pipe, dot)?;
                     self.variables.push((name.clone(), value));
@@ -459,6 +479,15 @@ impl State {
         }
         Ok(value.clone())
     }
+}
+
+/// Whether this names a field that is a list, and does nothing more with it.
+fn is_list(pipe: &Pipe) -> bool {
+    let [command] = &pipe[..] else { return false };
+    let [Term::Field(path) | Term::Variable(_, path) | Term::Nested(_, path)] = &command[..] else {
+        return false;
+    };
+    path.last().is_some_and(|name| LISTS.contains(&name.as_str()))
 }
 
 fn truth(value: &Value) -> bool {
@@ -618,7 +647,7 @@ mod tests {
             ("{{range .Config.Env}}{{println .}}{{end}}", "A=1\nB=2\n"),
             ("{{if .On}}yes{{else}}no{{end}}", "yes"),
             ("{{if .Empty}}a{{else if .On}}b{{else}}c{{end}}", "b"),
-            ("{{with .Config}}{{.Cmd}}{{end}}", "<nil>"),
+            ("{{with .Config}}{{.Cmd}} {{json .Cmd}}{{end}}", "[] null"),
             ("{{join .Tags \",\"}}", "a,b"),
             ("{{.Id | upper}}", "SHA256:0123"),
             ("{{len .Tags}}", "2"),
