@@ -227,14 +227,15 @@ Six clients push blobs (from some bytes to 4 MiB; at once, in parts, as a stream
 mount across repositories, move tags, delete tags, manifests and blobs, and leave uploads half done, \
 while collection runs with a grace of seconds. At a random moment, up to 1.2 s after the start, the \
 disk goes away with everything that nobody had synced (*power cut*), or the process is killed \
-(*kill -9*). Sometimes it happens again while the first crash is being put right. Then the journal is replayed, `registry fsck` checks the store, the registry starts, and \
-everything that any client ever asked for is read and compared with what it was told: an acknowledged \
-write must be there byte for byte, an acknowledged delete must stay, a request that was never \
-answered may have happened or not, and whatever is served must match its digest. Uploads go on from \
-the offset that the registry names. Every tenth crash is followed by a fresh file system, and by a \
-collection after which nothing may be left over.\n\n\
+(*kill -9*). Sometimes it happens again while the first crash is being put right. Then the journal \
+is replayed, half of the times `registry fsck` checks the store, the registry starts, and everything \
+that any client ever asked for is read and compared with what it was told: an acknowledged write must \
+be there byte for byte, an acknowledged delete must stay, a request that was never answered may have \
+happened or not, and whatever is served must match its digest. Uploads go on from the offset that the \
+registry names; after a power cut, and only then, one may have to start over. Every tenth crash is \
+followed by a collection after which nothing may be left over, and by a fresh file system.\n\n\
 `docker-registry` gets the same load without what it does not have: deletes of tags, online \
-collection, a checker. It may start uploads over.";
+collection, a checker.";
 
 const RACES: &str = "\
 Four clients push images that share layers, find layers present, mount them, move tags and delete \
@@ -245,9 +246,9 @@ to collect without stopping pushes. Every acknowledged image that nobody deleted
 const KNOWN_BAD: &str = "\
 A number of crashes survived says nothing if nobody would notice a loss. These builds of the registry \
 leave a step out, and only the clients' log may notice it. (The sync of a blob's directory is left \
-to the trace of system calls in `registry/tests/syncs`: on both file systems the next sync of the \
-database's log commits the directory with it.) Before anything else the rig shows that it loses an \
-unsynced rename and unsynced bytes, and keeps a synced file.\n\n\
+to the trace of system calls in `registry/tests/syncs`: as long as the database's log grows, its \
+next sync commits the directory with it, on both file systems.) Before anything else the rig shows \
+that it loses an unsynced rename and unsynced bytes, and keeps a synced file.\n\n\
 | left out | tried by | noticed after |\n|---|---|---|\n";
 
 const AGAIN: &str = "\
