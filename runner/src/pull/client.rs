@@ -1,5 +1,6 @@
 //! Speaking to one registry about one repository.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -36,7 +37,14 @@ const LOOPBACK: [SocketAddr; 2] = [
 const DOCKER_HUB: &str = "registry-1.docker.io";
 
 pub(crate) struct Client {
+    /// To the registry itself.
     http: reqwest::Client,
+    /// Of the registry's own; they count for what it leads to as well.
+    authorities: Vec<reqwest::Certificate>,
+    verified: bool,
+    /// To others, by host and port: a certificate of ours for the registry is not shown to them,
+    /// and theirs are checked also where the registry's need not be.
+    elsewhere: Mutex<HashMap<String, reqwest::Client>>,
     image: ImageRef,
     /// Schemes to try, in order, and the one that answered.
     schemes: Vec<&'static str>,
@@ -64,6 +72,44 @@ enum Failed {
     Final(PullError),
 }
 
+/// How one host is spoken to.
+struct Connection<'a> {
+    host: &'a str,
+    loopback: bool,
+    verified: bool,
+}
+
+impl Connection<'_> {
+    fn open(
+        &self,
+        fence: &Fence,
+        authorities: Vec<reqwest::Certificate>,
+        identity: Option<reqwest::Identity>,
+    ) -> reqwest::Result<reqwest::Client> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("rrun/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .dns_resolver(fence.clone())
+            .read_timeout(READ_TIMEOUT);
+        if self.loopback {
+            // RFC 6761, 6.3: `localhost` is the loopback, whatever a resolver or a missing
+            // /etc/hosts says; plain HTTP without a question depends on that.
+            builder = builder.no_proxy().resolve_to_addrs(self.host, &LOOPBACK);
+        }
+        if self.loopback || !self.verified {
+            // A certificate for `localhost` proves nothing that the address does not.
+            builder = builder.tls_danger_accept_invalid_certs(true);
+        } else {
+            builder = builder.tls_certs_merge(authorities);
+        }
+        if let Some(identity) = identity {
+            builder = builder.identity(identity);
+        }
+        builder.build()
+    }
+}
+
 impl Client {
     pub(crate) fn new(image: &ImageRef, options: &PullOptions) -> Result<Self, PullError> {
         let loopback = image.is_loopback();
@@ -74,35 +120,23 @@ impl Client {
             _ => vec!["https"],
         };
         let fence = Fence::new(host_of(image), loopback);
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("rrun/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .dns_resolver(fence.clone())
-            .read_timeout(READ_TIMEOUT);
-        if loopback {
-            // RFC 6761, 6.3: `localhost` is the loopback, whatever a resolver or a missing
-            // /etc/hosts says; plain HTTP without a question depends on that.
-            let host = image.registry.split(':').next().unwrap_or("localhost");
-            builder = builder.no_proxy().resolve_to_addrs(host, &LOOPBACK);
-        }
         let certificates = Certificates::of(&image.registry)?;
-        if loopback || options.plain_http || !options.tls_verify {
-            // A certificate for `localhost` proves nothing that the address does not.
-            builder = builder.tls_danger_accept_invalid_certs(true);
-        } else {
-            builder = builder.tls_certs_merge(certificates.authorities);
-        }
-        if let Some(identity) = certificates.identity {
-            builder = builder.identity(identity);
-        }
-        let http = builder.build().map_err(|error| PullError::Protocol {
+        let own = Connection {
+            host: image.registry.split(':').next().unwrap_or_default(),
+            loopback,
+            verified: options.tls_verify,
+        };
+        let http = own.open(&fence, certificates.authorities.clone(), certificates.identity);
+        let http = http.map_err(|error| PullError::Protocol {
             image: image.to_string(),
             registry: image.registry.clone(),
             why: format!("cannot be spoken to: {}", causes(&error)),
         })?;
         Ok(Self {
             http,
+            authorities: certificates.authorities,
+            verified: options.tls_verify,
+            elsewhere: Mutex::default(),
             image: image.clone(),
             schemes,
             fence,
@@ -139,6 +173,29 @@ impl Client {
         self.checked(response).await
     }
 
+    /// What speaks to the host of `url`.
+    fn connection(&self, url: &Url) -> Result<reqwest::Client, PullError> {
+        let host = url.host_str().unwrap_or_default();
+        let with_port = host_and_port(url);
+        let own = Url::parse(&format!("{}://{}", url.scheme(), host_of(&self.image)));
+        if own.is_ok_and(|own| same_origin(url, &own)) {
+            return Ok(self.http.clone());
+        }
+        let mut all = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = all.get(&with_port) {
+            return Ok(known.clone());
+        }
+        let certificates = Certificates::of(&with_port)?;
+        let authorities = [self.authorities.clone(), certificates.authorities].concat();
+        let loopback = fence::is_this_host(host);
+        let connection = Connection { host, loopback, verified: self.verified };
+        let opened = connection
+            .open(&self.fence, authorities, certificates.identity)
+            .map_err(|error| self.protocol(format!("leads to {host}: {}", causes(&error))))?;
+        all.insert(with_port, opened.clone());
+        Ok(opened)
+    }
+
     /// Tries the schemes until one answers, and stays with it.
     async fn send_any(
         &self,
@@ -153,7 +210,7 @@ impl Client {
         let mut first = None;
         for scheme in schemes {
             match self.follow(scheme, method, path, headers).await {
-                Ok(response) if self.is_tls_only(scheme, &response) => {}
+                Ok(response) if is_tls_only(&response) => {}
                 Ok(response) => {
                     // Set twice by requests in parallel, to the same.
                     let _ = self.settled.set(scheme);
@@ -167,13 +224,6 @@ impl Client {
             Some(error) => self.transport_error(&error),
             None => self.protocol("speaks TLS, not plain HTTP".into()),
         })
-    }
-
-    /// Go's server and nginx answer plain HTTP on a TLS port with a 400 of their own.
-    fn is_tls_only(&self, scheme: &str, response: &Response) -> bool {
-        scheme == "http"
-            && response.status() == StatusCode::BAD_REQUEST
-            && response.headers().get("docker-distribution-api-version").is_none()
     }
 
     async fn follow(
@@ -190,8 +240,8 @@ impl Client {
         })?;
         let mut url = origin.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut request =
-                self.http.request(method.clone(), url.clone()).headers(headers.clone());
+            let http = self.connection(&url).map_err(Failed::Final)?;
+            let mut request = http.request(method.clone(), url.clone()).headers(headers.clone());
             // Only to where the token was asked for: whoever a redirect leads to has no business
             // with it (CVE-2020-15157).
             if (same_origin(&url, &origin) || left_out("same-origin"))
@@ -249,10 +299,12 @@ impl Client {
             query.append_pair("scope", challenge.scope.as_deref().unwrap_or(&default));
         }
         let response =
-            self.http.get(realm).send().await.map_err(|error| match fence::refusal(&error) {
-                Some(fenced) => self.fenced(fenced),
-                None => bad(format!("needs its token server: {}", causes(&error))),
-            })?;
+            self.connection(&realm)?.get(realm).send().await.map_err(
+                |error| match fence::refusal(&error) {
+                    Some(fenced) => self.fenced(fenced),
+                    None => bad(format!("needs its token server: {}", causes(&error))),
+                },
+            )?;
         let status = response.status();
         if !status.is_success() {
             return Err(self.login(status, &ErrorBody::default()));
@@ -379,6 +431,8 @@ impl Client {
         } else if why.contains("corrupt message") || why.contains("InvalidContentType") {
             PullError::PlainHttp { image, registry }
         } else if why.contains("certificate") {
+            // Of whoever showed it: a redirect may have led elsewhere.
+            let registry = error.url().map_or(registry, host_and_port);
             PullError::Certificate { registry, why: certificate_words(&why) }
         } else {
             PullError::Unreachable { image, registry, why }
@@ -415,10 +469,24 @@ fn host_of(image: &ImageRef) -> &str {
     }
 }
 
+/// Go's server and nginx answer plain HTTP on a TLS port with a 400 of their own. Asked of whoever
+/// answered: a redirect may have led to another.
+fn is_tls_only(response: &Response) -> bool {
+    response.url().scheme() == "http"
+        && response.status() == StatusCode::BAD_REQUEST
+        && response.headers().get("docker-distribution-api-version").is_none()
+}
+
 fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()
         && a.port_or_known_default() == b.port_or_known_default()
+}
+
+/// As people write it: without the port that the scheme stands for.
+fn host_and_port(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// Presigned addresses carry secrets in their query.

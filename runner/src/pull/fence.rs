@@ -138,10 +138,7 @@ impl Fence {
         }
         match host.parse() {
             Ok(address) => self.admit(&host, address),
-            // RFC 6761, 6.3.
-            Err(_) if host == "localhost" || host.ends_with(".localhost") => {
-                self.admit(&host, IpAddr::V4(Ipv4Addr::LOCALHOST))
-            }
+            Err(_) if is_this_host(&host) => self.admit(&host, IpAddr::V4(Ipv4Addr::LOCALHOST)),
             Err(_) => {
                 self.0.led_to.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
                 Ok(())
@@ -184,6 +181,14 @@ impl Resolve for Fence {
             Ok(Box::new(admitted.into_iter()) as Addrs)
         })
     }
+}
+
+/// Whether a host of a URL is the loopback: by its address, or by name (RFC 6761, 6.3).
+pub(crate) fn is_this_host(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse().is_ok_and(|address| reach(address) == Reach::Loopback)
 }
 
 /// What was refused, where that is why a request failed.

@@ -71,6 +71,7 @@ fn tls_is_spoken_and_certificates_are_checked() {
         certificates_are_checked(folder.path());
         a_certificate_of_ours_is_shown(folder.path());
         tls_and_plain_are_told_apart();
+        others_are_checked_and_shown_nothing(folder.path());
         nothing_leads_from_tls_to_plain(&registry, folder.path());
     });
 }
@@ -138,6 +139,31 @@ fn tls_and_plain_are_told_apart() {
     fails(&host, &said, &["speaks TLS, not plain HTTP"]);
     // The loopback needs no flag, whichever it speaks, and no certificate.
     assert_eq!(pull(&host, &[], "localhost:5443/a:1").code, Some(0));
+}
+
+/// A registry that need not prove itself, because it is this host, leads to one that has to.
+fn others_are_checked_and_shown_nothing(folder: &Path) {
+    let registry = registry_at("127.0.0.1:0");
+    let pull = |to: &str| {
+        registry.state().redirect_blobs_to = Some(format!("https://{to}"));
+        let host = Host::new();
+        let mut command = host.command(["pull", &registry.reference("a:1")]);
+        let trusting = said(command.env("SSL_CERT_FILE", folder.join("ca.crt")).output().unwrap());
+        let host = Host::new();
+        (host.run(["pull", &registry.reference("a:1")]), trusting)
+    };
+    let (said, trusting) = pull(PUBLIC);
+    assert_eq!(said.code, Some(125), "{said:?}");
+    assert!(said.err.contains(&format!("the certificate of {PUBLIC} is not trusted")), "{said:?}");
+    assert_eq!(trusting.code, Some(0), "{trusting:?}");
+    // One that asks for a certificate of ours gets none that is for this registry.
+    let place = PathBuf::from("/etc/containers/certs.d").join(&registry.address);
+    std::fs::create_dir_all(&place).unwrap();
+    std::fs::copy(folder.join("client.crt"), place.join("client.cert")).unwrap();
+    std::fs::copy(folder.join("client.key"), place.join("client.key")).unwrap();
+    std::fs::remove_dir_all(format!("/etc/containers/certs.d/{PUBLIC}:9443")).unwrap();
+    let (_, trusting) = pull(&format!("{PUBLIC}:9443"));
+    assert!(trusting.code == Some(125) && trusting.err.contains("answered 400"), "{trusting:?}");
 }
 
 fn nothing_leads_from_tls_to_plain(registry: &Registry, folder: &Path) {
