@@ -23,6 +23,10 @@ use crate::wait;
 /// Room for what a few rounds of load write. Sparse: only what is written takes space.
 const SIZE: &str = "2G";
 
+/// What still reads or writes a dead disk ends within this time.
+const UNMOUNT_WAIT: Duration = Duration::from_secs(3);
+const COMMAND_WAIT: Duration = Duration::from_secs(30);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileSystem {
     Ext4,
@@ -109,14 +113,17 @@ impl CutDisk {
 
     /// Unmounts both file systems; a loop device from `mount -o loop` goes with its mount.
     fn unmount(&self) -> Result<()> {
-        let (mount, device) = (self.path(), self.scratch.join("device"));
-        for path in [&mount, &device] {
-            wait::until("the cut disk to be unmounted", Duration::from_secs(30), || {
-                let output =
-                    process::run_for(Duration::from_secs(30), Command::new("umount").arg(path))?;
+        for path in [self.path(), self.scratch.join("device")] {
+            let ended = wait::until("the cut disk to be unmounted", UNMOUNT_WAIT, || {
+                let output = process::run_for(COMMAND_WAIT, Command::new("umount").arg(&path))?;
                 let gone = output.status.success() || output.stderr.contains("not mounted");
                 Ok(gone.then_some(()))
-            })?;
+            });
+            // Some process that took a copy of all mounts holds it. The device is dead, so nothing
+            // can be written through it any more.
+            if ended.is_err() {
+                process::run(Command::new("umount").arg("-l").arg(&path))?;
+            }
         }
         Ok(())
     }
