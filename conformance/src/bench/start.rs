@@ -124,8 +124,8 @@ fn report(tools: &[Tool<'_>], rounds: usize, load_before: &str, crun_note: &str)
     let mut text = format!(
         "### A whole warm `rrun run --rm IMAGE true`\n\n\
          {rounds} rounds, interleaved, {} ms idle before each start; load average {load_before} before, {} \
-         after. Wall time from outside; CPU is that of the command's own processes (Docker's engine \
-         does its share elsewhere).\n\n\
+         after. Wall time from outside; CPU is that of the processes that the command waits for \
+         (rrun's monitor, podman's and Docker's engine do their share elsewhere).\n\n\
          | command | median ms | min ms | max ms | CPU ms | median / rrun |\n|---|---|---|---|---|---|\n",
         GAP.as_millis(),
         load()
