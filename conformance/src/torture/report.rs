@@ -235,7 +235,8 @@ happened or not, and whatever is served must match its digest. Uploads go on fro
 registry names; after a power cut, and only then, one may have to start over. Every tenth crash is \
 followed by a collection after which nothing may be left over, and by a fresh file system.\n\n\
 `docker-registry` gets the same load without what it does not have: deletes of tags, online \
-collection, a checker.";
+collection, a checker. What stays unreadable, or a list of tags that stays wrong, is counted again \
+after every crash.";
 
 const RACES: &str = "\
 Four clients push images that share layers, find layers present, mount them, move tags and delete \
