@@ -21,7 +21,7 @@ use crate::http::receive::{Front, Handover};
 use crate::sys;
 
 /// Bytes of a file sent before other connections of the worker have their turn.
-const TURN_BYTES: u64 = 512 << 10;
+const TURN_BYTES: u64 = 2 << 20;
 
 /// Bytes that are made sure to be in memory before they are sent: a sendfile that reads the disk
 /// blocks the whole worker.
