@@ -7,7 +7,7 @@
 mod support;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use shared::Digest;
 use support::{Answer, Client, Server, command, image, sound, wait};
@@ -183,12 +183,7 @@ fn copy(from: &Path, to: &Path) {
 
 /// Kills a server in the middle of a request. Whether the request was acknowledged.
 fn crash(root: &Path, request: Request, failpoints: &str) -> bool {
-    let armed = root.with_extension("armed");
-    let mut environment = QUIET.to_vec();
-    let armed_text = armed.to_string_lossy().into_owned();
-    environment.push(("REGISTRY_FAILPOINTS", failpoints));
-    environment.push(("REGISTRY_FAILPOINTS_ARMED", &armed_text));
-    let mut server = Server::start(root, &environment);
+    let (mut server, armed) = serve_unarmed(root, failpoints);
     let mut client = server.client();
     std::fs::write(&armed, "").unwrap();
     let status = send(request, &mut client, root);
@@ -259,6 +254,16 @@ fn answering_before_the_commit_is_noticed() {
     }
 }
 
+/// Serves `root` with fail points that do nothing until the file that is returned exists.
+fn serve_unarmed(root: &Path, failpoints: &str) -> (Server, PathBuf) {
+    let armed = root.with_extension("armed");
+    let armed_text = armed.to_string_lossy().into_owned();
+    let mut environment = QUIET.to_vec();
+    environment.push(("REGISTRY_FAILPOINTS", failpoints));
+    environment.push(("REGISTRY_FAILPOINTS_ARMED", &armed_text));
+    (Server::start(root, &environment), armed)
+}
+
 /// A write or sync that fails fails its request, turns the store read-only, and lets pulls go on;
 /// after a restart everything works.
 #[test]
@@ -267,13 +272,7 @@ fn a_failing_disk_stops_pushes_and_not_pulls() {
     for point in ["upload-sync-fails", "shard-sync-fails"] {
         let root = directory.path().join(point);
         prepare(&root);
-        let armed = root.with_extension("armed");
-        let armed_text = armed.to_string_lossy().into_owned();
-        let failpoints = format!("{point}=eio");
-        let mut environment = QUIET.to_vec();
-        environment.push(("REGISTRY_FAILPOINTS", &failpoints));
-        environment.push(("REGISTRY_FAILPOINTS_ARMED", &armed_text));
-        let server = Server::start(&root, &environment);
+        let (server, armed) = serve_unarmed(&root, &format!("{point}=eio"));
         let mut client = server.client();
         assert_eq!(client.get("/readyz").unwrap().status, 200);
         std::fs::write(&armed, "").unwrap();
@@ -296,12 +295,7 @@ fn a_panic_of_the_writer_turns_readiness_off_and_pulls_go_on() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     prepare(&root);
-    let armed = root.with_extension("armed");
-    let armed_text = armed.to_string_lossy().into_owned();
-    let mut environment = QUIET.to_vec();
-    environment.push(("REGISTRY_FAILPOINTS", "records-before-commit=panic@1"));
-    environment.push(("REGISTRY_FAILPOINTS_ARMED", &armed_text));
-    let server = Server::start(&root, &environment);
+    let (server, armed) = serve_unarmed(&root, "records-before-commit=panic@1");
     let mut client = server.client();
     assert_eq!(client.get("/readyz").unwrap().status, 200);
     std::fs::write(&armed, "").unwrap();
@@ -320,12 +314,7 @@ fn a_full_disk_refuses_and_recovers_without_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("store");
     prepare(&root);
-    let armed = root.with_extension("armed");
-    let armed_text = armed.to_string_lossy().into_owned();
-    let mut environment = QUIET.to_vec();
-    environment.push(("REGISTRY_FAILPOINTS", "upload-sync-fails=enospc"));
-    environment.push(("REGISTRY_FAILPOINTS_ARMED", &armed_text));
-    let server = Server::start(&root, &environment);
+    let (server, armed) = serve_unarmed(&root, "upload-sync-fails=enospc");
     let mut client = server.client();
     std::fs::write(&armed, "").unwrap();
     let failed = client.push_blob("a", NEW).unwrap();
