@@ -205,7 +205,8 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
     state.metrics.begin(exchange.handler);
     let v2 = req.uri().path().starts_with("/v2");
     let handover = req.conn_data::<Rc<Handover>>().cloned();
-    let incoming = match handover.clone().and_then(Handover::next) {
+    let (turn, direct) = handover.clone().map(Handover::begin).unzip();
+    let incoming = match direct.flatten() {
         Some(direct) => Incoming::direct(direct, received),
         None => Incoming::new(payload, content_length(&req), received, slot.clone()),
     };
@@ -230,7 +231,8 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
             headers.append(name, value);
         }
     }
-    drop(handling);
+    // actix encodes the answer before it reads again.
+    drop((handling, turn));
     let head = method == Method::HEAD;
     response.map_body(|_, body| if head { body.without_bytes() } else { body }.logged(exchange))
 }

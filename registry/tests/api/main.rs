@@ -11,5 +11,6 @@ mod hostile;
 mod lists;
 mod manifests;
 mod model;
+mod pipelined;
 mod referrers;
 mod uploads;

@@ -35,7 +35,7 @@ pub(crate) struct Front {
 enum Place {
     /// At a head.
     Head,
-    /// In a head whose first part is held.
+    /// In a head whose first part is held, with nothing unanswered before it.
     PartOfHead,
     /// In a body that actix reads, with so many bytes to come.
     Body(u64),
@@ -51,8 +51,20 @@ pub(crate) struct Handover {
     /// The body, and which of the connection's requests it belongs to.
     offered: RefCell<Option<(u64, Reader)>>,
     dispatched: Cell<u64>,
+    answered: Cell<u64>,
     end: RefCell<End>,
     reader: RefCell<Option<Waker>>,
+}
+
+/// That a request is answered at present: until it is dropped, the next one is kept from actix.
+#[derive(Debug)]
+pub(crate) struct Turn(Rc<Handover>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.answered.set(self.0.answered.get() + 1);
+        self.0.wake();
+    }
 }
 
 /// How the taking of a body ended.
@@ -67,13 +79,14 @@ pub(super) enum End {
 }
 
 impl Handover {
-    /// The body of the request that is dispatched now, if it is taken past actix. To be called
-    /// once for every request.
-    pub(crate) fn next(self: Rc<Self>) -> Option<Direct> {
+    /// Begins the request that is dispatched now. Gives its body, if that is taken past actix. To
+    /// be called once for every request.
+    pub(crate) fn begin(self: Rc<Self>) -> (Turn, Option<Direct>) {
         let request = self.dispatched.get() + 1;
         self.dispatched.set(request);
         let own = self.offered.borrow_mut().take_if(|(of, _)| *of == request);
-        own.map(|(_, reader)| Direct::new(reader, self))
+        let body = own.map(|(_, reader)| Direct::new(reader, Rc::clone(&self)));
+        (Turn(self), body)
     }
 
     /// Whether the connection must end because a body was not taken whole.
@@ -83,8 +96,12 @@ impl Handover {
 
     pub(super) fn end(&self, end: End) {
         *self.end.borrow_mut() = end;
-        // The stream was not read from meanwhile, and nothing else would wake its task.
-        if let Some(waker) = self.reader.borrow_mut().take() {
+        self.wake();
+    }
+
+    /// The stream was not read from meanwhile, and nothing else would wake its task.
+    fn wake(&self) {
+        if let Some(waker) = self.reader.take() {
             waker.wake();
         }
     }
@@ -106,6 +123,11 @@ impl Front {
         Rc::clone(&self.handover)
     }
 
+    /// How many of the connection's requests reached their handlers.
+    pub(crate) fn dispatched(&self) -> u64 {
+        self.handover.dispatched.get()
+    }
+
     /// Whether the connection's bytes are a handler's at present; `cx` is woken when they are not
     /// any more.
     pub(crate) fn is_handed_over(&mut self, cx: &Context<'_>) -> bool {
@@ -119,8 +141,31 @@ impl Front {
             *end = End::NotYet;
             return false;
         }
-        *self.handover.reader.borrow_mut() = Some(cx.waker().clone());
+        drop(end);
+        self.wake_later(cx);
         true
+    }
+
+    fn wake_later(&self, cx: &Context<'_>) {
+        *self.handover.reader.borrow_mut() = Some(cx.waker().clone());
+    }
+
+    /// Whether a request was let through that has no answer yet.
+    ///
+    /// actix decodes what it can read, and then answers the request before by what the last one
+    /// asked for: the answer to a GET loses its body to a HEAD behind it.
+    fn is_answering(&self) -> bool {
+        self.requests > self.handover.answered.get()
+    }
+
+    /// Whether the beginning of a head waits for its rest.
+    pub(crate) fn is_in_head(&self) -> bool {
+        self.place == Place::PartOfHead
+    }
+
+    /// Whether the connection is actix's from here on.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.place == Place::Lost
     }
 
     /// Reads what is actix's. Not to be called while the connection is handed over.
@@ -140,13 +185,17 @@ impl Front {
             if self.is_handed_over(cx) {
                 return Poll::Pending;
             }
+            if self.place == Place::Head && !self.held.is_empty() && self.is_answering() {
+                self.wake_later(cx);
+                return Poll::Pending;
+            }
             if self.held.is_empty() {
                 let start = buffer.filled().len();
                 if ready!(read(&self.tcp, cx, buffer))? == 0 {
                     return Poll::Ready(Ok(()));
                 }
                 let admitted = self.admit(&mut buffer.filled_mut()[start..]);
-                if self.place == Place::PartOfHead {
+                if self.place != Place::Direct {
                     self.held.extend_from_slice(&buffer.filled()[start + admitted..]);
                 }
                 buffer.set_filled(start + admitted);
@@ -177,7 +226,8 @@ impl Front {
     }
 
     /// Looks at bytes that were read. Gives how many of them are actix's. What follows them is
-    /// part of a head, or belongs to the body that was left for its handler.
+    /// part of a head, or must wait for an answer, or belongs to the body that was left for its
+    /// handler.
     fn admit(&mut self, bytes: &mut [u8]) -> usize {
         let mut at = 0;
         while at < bytes.len() {
@@ -189,6 +239,7 @@ impl Front {
                     let left = left - part as u64;
                     self.place = if left == 0 { Place::Head } else { Place::Body(left) };
                 }
+                Place::Head if self.is_answering() => return at,
                 Place::Head => match head::parse(&bytes[at..]) {
                     Parsed::Odd => self.place = Place::Lost,
                     Parsed::Partial => self.place = Place::PartOfHead,

@@ -7,8 +7,12 @@
 //! The handler gets the body as a [`Direct`]: it waits for the socket to be readable on the
 //! worker, and the pool reads, hashes and writes without handing bytes around.
 //!
+//! A head is given to actix when the request before it has its answer: actix would decode it early
+//! and then answer by the wrong one.
+//!
 //! Only heads in one plain form are treated so, see [`head`]; whatever else a client sends goes to
-//! actix as it came, and so does all that follows it on that connection.
+//! actix as it came, and so does all that follows it on that connection. A client that pipelines
+//! behind such a head gets what actix makes of it: its GET loses its body to a HEAD behind it.
 
 mod body;
 mod chunked;

@@ -56,6 +56,8 @@ pub(crate) struct Wire {
     slot: Rc<Slot>,
     limits: Limits,
     head: Option<Pin<Box<Sleep>>>,
+    /// Requests that were dispatched before the head that is timed.
+    dispatched: u64,
     stall: Option<Stall>,
     /// Reads a window of the file that is sent, when it was not in memory.
     warming: Option<JoinHandle<()>>,
@@ -84,6 +86,7 @@ impl Wire {
             slot: Rc::new(Slot::new()),
             limits,
             head: Some(Box::pin(tokio::time::sleep(limits.head))),
+            dispatched: 0,
             stall: None,
             warming: None,
             read_while_blocked: 0,
@@ -206,10 +209,17 @@ impl Wire {
         }
     }
 
-    /// Times a request's head.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.slot.is_handling() {
+    /// Times a request's head; `got` bytes were read for actix just now.
+    fn poll_head(&mut self, cx: &mut Context<'_>, got: usize) -> Poll<io::Error> {
+        let dispatched = self.front.dispatched();
+        if self.slot.is_handling() || dispatched != self.dispatched {
+            self.dispatched = dispatched;
             self.head = None;
+        }
+        // On a connection that is actix's, whatever comes while no handler runs is a head.
+        let begun = self.front.is_in_head() || (self.front.is_lost() && got > 0);
+        if self.head.is_none() && begun && !self.slot.is_handling() {
+            self.head = Some(Box::pin(tokio::time::sleep(self.limits.head)));
         }
         let Some(timer) = &mut self.head else { return Poll::Pending };
         timer.as_mut().poll(cx).map(|()| timed_out("the request's head did not arrive"))
@@ -304,15 +314,10 @@ impl AsyncRead for Wire {
             }
             _ => {}
         }
-        if got > 0 {
-            if this.stall.is_some() {
-                this.read_while_blocked += got;
-            }
-            if this.head.is_none() && !this.slot.is_handling() {
-                this.head = Some(Box::pin(tokio::time::sleep(this.limits.head)));
-            }
+        if this.stall.is_some() {
+            this.read_while_blocked += got;
         }
-        match this.poll_head(cx) {
+        match this.poll_head(cx, got) {
             Poll::Ready(error) => Poll::Ready(Err(error)),
             Poll::Pending => read,
         }
