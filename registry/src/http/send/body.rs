@@ -83,6 +83,7 @@ impl MessageBody for FileBody {
                         offset: this.offset,
                         end: this.end,
                         warm_until: this.offset,
+                        warming: None,
                         copy: false,
                     });
                     *armed = true;

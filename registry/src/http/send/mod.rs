@@ -21,6 +21,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::task::Waker;
 
+use tokio::task::JoinHandle;
+
 pub(crate) use body::FileBody;
 pub(crate) use wire::{Limits, Wire};
 
@@ -32,8 +34,17 @@ struct Job {
     end: u64,
     /// Up to here the file was found in memory, or was read into it.
     warm_until: u64,
+    /// The window behind that, while it is being read.
+    warming: Option<Warming>,
     /// Set where the kernel does not send this file so: it is copied instead.
     copy: bool,
+}
+
+/// The pool reads a part of a file that was not in memory.
+#[derive(Debug)]
+struct Warming {
+    until: u64,
+    task: JoinHandle<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

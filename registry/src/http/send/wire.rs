@@ -13,10 +13,9 @@ use rustix::io::{Errno, ReadWriteFlags};
 use rustix::net::{SendFlags, Shutdown};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, Sleep};
 
-use super::{Job, Receiving, Slot, State};
+use super::{Job, Receiving, Slot, State, Warming};
 use crate::http::receive::{Front, Handover};
 use crate::sys;
 
@@ -27,8 +26,12 @@ const TURN_BYTES: u64 = 2 << 20;
 /// blocks the whole worker.
 const WINDOW_BYTES: u64 = 2 << 20;
 
-/// Distance of the bytes that are probed. Read-ahead fills at least this much at a time.
+/// Distance of the bytes that are probed where the kernel does not tell what is cached. Read-ahead
+/// fills at least this much at a time.
 const PROBE_BYTES: usize = 128 << 10;
+
+/// The same where it does, for what is still being read.
+const SPARSE_PROBE_BYTES: usize = 1 << 20;
 
 /// Bytes copied at once where the kernel cannot send a file by itself.
 const COPY_BYTES: usize = 64 << 10;
@@ -59,8 +62,8 @@ pub(crate) struct Wire {
     /// Requests that were dispatched before the head that is timed.
     dispatched: u64,
     stall: Option<Stall>,
-    /// Reads a window of the file that is sent, when it was not in memory.
-    warming: Option<JoinHandle<()>>,
+    /// A write is blocked.
+    blocked: bool,
     /// Bytes read since a write was blocked.
     read_while_blocked: usize,
     /// The client sends nothing any more.
@@ -69,10 +72,13 @@ pub(crate) struct Wire {
     linger: Option<Pin<Box<Sleep>>>,
 }
 
-/// A write that is blocked.
+/// Watches that blocked writes go on. It outlives them: a fast connection is blocked many times in
+/// a second, and setting a timer each time costs more than looking back when it ends.
 #[derive(Debug)]
 struct Stall {
     timer: Pin<Box<Sleep>>,
+    /// Something was written since the timer was set.
+    moved: bool,
     /// Bytes that the client had not acknowledged when the timer was set.
     unacknowledged: u64,
 }
@@ -88,7 +94,7 @@ impl Wire {
             head: Some(Box::pin(tokio::time::sleep(limits.head))),
             dispatched: 0,
             stall: None,
-            warming: None,
+            blocked: false,
             read_while_blocked: 0,
             ended: false,
             linger: None,
@@ -104,26 +110,33 @@ impl Wire {
     }
 
     fn unblocked(&mut self) {
-        self.stall = None;
+        self.blocked = false;
         self.read_while_blocked = 0;
+        if let Some(stall) = &mut self.stall {
+            stall.moved = true;
+        }
     }
 
-    /// Called where a write is blocked: fails once the client has taken nothing for too long.
+    /// Called where a write is blocked: fails once the client has taken nothing for too long, which
+    /// is at most twice the limit.
     ///
     /// Progress is what the client acknowledged, not what the kernel took: it reports a socket
     /// writable only when a third of its buffer is free, which a slow reader reaches rarely.
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.blocked = true;
         let limit = self.limits.write;
         let queued = |tcp: &TcpStream| sys::unacknowledged_bytes(tcp).unwrap_or(0);
         let stall = self.stall.get_or_insert_with(|| Stall {
             timer: Box::pin(tokio::time::sleep(limit)),
+            moved: false,
             unacknowledged: queued(&self.tcp),
         });
         while stall.timer.as_mut().poll(cx).is_ready() {
             let now = queued(&self.tcp);
-            if now >= stall.unacknowledged {
+            if !stall.moved && now >= stall.unacknowledged {
                 return Poll::Ready(timed_out("the client takes no answer"));
             }
+            stall.moved = false;
             stall.unacknowledged = now;
             stall.timer.as_mut().reset(Instant::now() + limit);
         }
@@ -141,22 +154,12 @@ impl Wire {
     fn poll_job(&mut self, cx: &mut Context<'_>, job: &mut Job) -> Poll<io::Result<()>> {
         let turn_end = job.offset.saturating_add(TURN_BYTES);
         while job.offset < job.end {
-            if let Some(warming) = &mut self.warming {
-                // A failed read shows itself when it is sent.
-                let _ = ready!(Pin::new(warming).poll(cx));
-                self.warming = None;
-            }
             if job.offset >= turn_end {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
             if job.offset >= job.warm_until {
-                let window_end = job.end.min(job.offset + WINDOW_BYTES);
-                if !in_memory(&job.file, job.offset, window_end) {
-                    self.warming = Some(warm(&job.file, job.offset, window_end));
-                }
-                job.warm_until = window_end;
-                continue;
+                ready!(poll_warm(cx, job));
             }
             match self.tcp.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
@@ -249,10 +252,15 @@ fn send_part(tcp: &TcpStream, job: &mut Job, want: u64) -> io::Result<u64> {
     Ok(sent as u64)
 }
 
-/// Whether a range of the file can be sent without waiting for the disk, by samples.
+/// Whether a range of the file can be sent without waiting for the disk.
 fn in_memory(file: &File, start: u64, end: u64) -> bool {
+    let probes = match sys::is_cached(file, start, end - start) {
+        Ok(false) => return false,
+        Ok(true) => SPARSE_PROBE_BYTES,
+        Err(_) => PROBE_BYTES,
+    };
     let mut byte = [0];
-    (start..end).step_by(PROBE_BYTES).all(|at| {
+    (start..end).step_by(probes).all(|at| {
         let slice = io::IoSliceMut::new(&mut byte);
         match rustix::io::preadv2(file, &mut [slice], at, ReadWriteFlags::NOWAIT) {
             Ok(_) => true,
@@ -263,22 +271,55 @@ fn in_memory(file: &File, start: u64, end: u64) -> bool {
     })
 }
 
-/// Reads a range of the file into memory, on the pool.
-fn warm(file: &Arc<File>, start: u64, end: u64) -> JoinHandle<()> {
-    let file = Arc::clone(file);
-    tokio::task::spawn_blocking(move || {
-        let length = std::num::NonZeroU64::new(end - start);
-        let _ = rustix::fs::fadvise(&file, start, length, rustix::fs::Advice::WillNeed);
-        let mut buffer = vec![0; PROBE_BYTES];
-        let mut at = start;
-        while at < end {
-            let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(PROBE_BYTES);
-            match file.read_at(&mut buffer[..want], at) {
-                Ok(read) if read > 0 => at += read as u64,
-                _ => return,
-            }
+/// Sees to it that the window at the job's offset is in memory.
+fn poll_warm(cx: &mut Context<'_>, job: &mut Job) -> Poll<()> {
+    if job.warming.is_none() {
+        job.warming = warm(job, job.warm_until);
+    }
+    let Some(warming) = &mut job.warming else {
+        job.warm_until = window_end(job, job.warm_until);
+        return Poll::Ready(());
+    };
+    // A failed read shows itself when it is sent.
+    let _ = ready!(Pin::new(&mut warming.task).poll(cx));
+    job.warm_until = warming.until;
+    // While this window is sent the next one is read.
+    job.warming = warm(job, job.warm_until);
+    Poll::Ready(())
+}
+
+fn window_end(job: &Job, start: u64) -> u64 {
+    job.end.min(start + WINDOW_BYTES)
+}
+
+/// Has the window at `start` read on the pool, unless it is in memory.
+fn warm(job: &Job, start: u64) -> Option<Warming> {
+    let until = window_end(job, start);
+    if start >= until || in_memory(&job.file, start, until) {
+        return None;
+    }
+    let file = Arc::clone(&job.file);
+    let task = tokio::task::spawn_blocking(move || {
+        if let Err(error) = read_into_memory(&file, start, until) {
+            tracing::debug!(%error, "could not read ahead of what is sent");
         }
-    })
+    });
+    Some(Warming { until, task })
+}
+
+/// Reads a range of the file and copies it nowhere.
+fn read_into_memory(file: &File, start: u64, end: u64) -> io::Result<()> {
+    let nowhere = File::options().write(true).open("/dev/null")?;
+    // The kernel reads further ahead then.
+    rustix::fs::fadvise(file, start, None, rustix::fs::Advice::Sequential)?;
+    let mut at = start;
+    while at < end {
+        let count = usize::try_from(end - at).unwrap_or(usize::MAX);
+        if rustix::fs::sendfile(&nowhere, file, Some(&mut at), count)? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl AsyncRead for Wire {
@@ -314,7 +355,7 @@ impl AsyncRead for Wire {
             }
             _ => {}
         }
-        if this.stall.is_some() {
+        if this.blocked {
             this.read_while_blocked += got;
         }
         match this.poll_head(cx, got) {
