@@ -23,6 +23,8 @@ use tracer::{Hit, Kind, Tracer};
 enum Request {
     Blob,
     BlobInChunks,
+    /// In part written past the page cache.
+    LargeBlob,
     Mount,
     Manifest,
     DeleteTag,
@@ -34,9 +36,10 @@ enum Request {
 }
 
 /// Those of which every call is tried.
-const REQUESTS: [Request; 8] = [
+const REQUESTS: [Request; 9] = [
     Request::Blob,
     Request::BlobInChunks,
+    Request::LargeBlob,
     Request::Mount,
     Request::Manifest,
     Request::DeleteTag,
@@ -46,8 +49,13 @@ const REQUESTS: [Request; 8] = [
 ];
 
 /// The same without those whose calls are some of another's: a broken disk costs a restart each.
-const DISTINCT: [Request; 4] =
-    [Request::BlobInChunks, Request::Manifest, Request::DeleteBlob, Request::Collect];
+const DISTINCT: [Request; 5] = [
+    Request::BlobInChunks,
+    Request::LargeBlob,
+    Request::Manifest,
+    Request::DeleteBlob,
+    Request::Collect,
+];
 
 const CONFIG: &[u8] = b"{}";
 
@@ -57,8 +65,9 @@ const SAMPLES: u64 = 8;
 /// Requests whose effect is looked at again after every restart; all of them are at the end.
 const LOOKED_AT_AGAIN: usize = 12;
 
-/// Nothing is collected by itself.
-const QUIET: [(&str, &str); 3] = [
+/// Nothing is collected by itself, and whole blocks are written past the page cache.
+const QUIET: [(&str, &str); 4] = [
+    ("REGISTRY_STORAGE_FILESYSTEM_DIRECTFROM", "0"),
     ("REGISTRY_GC_INTERVAL", "1h"),
     ("REGISTRY_GC_REVIEWDELAY", "1h"),
     ("REGISTRY_SCRUB_RATE", "0"),
@@ -73,7 +82,11 @@ struct Step {
 
 impl Step {
     fn blob(self) -> Vec<u8> {
-        format!("{:?} {}", self.request, self.number).into_bytes()
+        let mut bytes = format!("{:?} {}", self.request, self.number).into_bytes();
+        if self.request == Request::LargeBlob {
+            bytes.resize((2 << 20) + 1, 7);
+        }
+        bytes
     }
 
     fn blob_path(self, repo: &str) -> String {
@@ -98,7 +111,7 @@ impl Step {
     /// Makes what the request takes away.
     fn prepare(self, client: &mut Client) {
         match self.request {
-            Request::Blob | Request::BlobInChunks => {}
+            Request::Blob | Request::BlobInChunks | Request::LargeBlob => {}
             Request::Manifest | Request::LargeManifest => {}
             Request::Mount | Request::DeleteBlob | Request::Collect => {
                 assert_eq!(client.push_blob("a", &self.blob()).unwrap().status, 201, "{self:?}");
@@ -113,7 +126,7 @@ impl Step {
     /// The answer's status; `None` when there was none.
     fn send(self, client: &mut Client, root: &Path) -> Option<u16> {
         let answer = match self.request {
-            Request::Blob => client.push_blob("a", &self.blob()),
+            Request::Blob | Request::LargeBlob => client.push_blob("a", &self.blob()),
             Request::BlobInChunks => client.push_blob_in_chunks("a", &self.blob()),
             Request::Mount => client.mount("b", &Digest::sha256(&self.blob()), "a"),
             Request::Manifest | Request::LargeManifest => {
@@ -145,7 +158,7 @@ impl Step {
     /// Names what was pushed, so that no collection takes it.
     fn name(self, client: &mut Client) {
         let repo = match self.request {
-            Request::Blob | Request::BlobInChunks => "a",
+            Request::Blob | Request::BlobInChunks | Request::LargeBlob => "a",
             Request::Mount => "b",
             _ => return,
         };
@@ -158,7 +171,9 @@ impl Step {
     fn holds(self, client: &mut Client) -> bool {
         let mut is = |path: &str, status: u16| client.head(path).unwrap().status == status;
         match self.request {
-            Request::Blob | Request::BlobInChunks => is(&self.blob_path("a"), 200),
+            Request::Blob | Request::BlobInChunks | Request::LargeBlob => {
+                is(&self.blob_path("a"), 200)
+            }
             Request::Mount => is(&self.blob_path("b"), 200),
             Request::Manifest | Request::LargeManifest => {
                 is(&format!("/v2/a/manifests/{}", self.manifest_digest()), 200)

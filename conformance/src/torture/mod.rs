@@ -86,7 +86,7 @@ impl Target {
         }
     }
 
-    /// Collection as fast as it can be set.
+    /// Collection as fast as it can be set, and every whole block past the page cache.
     fn options(&self) -> Result<Options> {
         let mut options = Options::default().program(self.program);
         if self.has_collection() {
@@ -94,7 +94,8 @@ impl Target {
                 .binary(self.binary()?)
                 .env("REGISTRY_GC_GRACE", &format!("{}s", GRACE.as_secs()))
                 .env("REGISTRY_GC_REVIEWDELAY", "300ms")
-                .env("REGISTRY_GC_INTERVAL", "100ms");
+                .env("REGISTRY_GC_INTERVAL", "100ms")
+                .env("REGISTRY_STORAGE_FILESYSTEM_DIRECTFROM", "0");
         }
         if let Some((_, failpoints)) = &self.known_bad {
             options = options.env("REGISTRY_FAILPOINTS", failpoints);

@@ -108,6 +108,9 @@ pub(super) struct Filesystem {
     /// Ours: free space that pushes leave untouched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<Value>,
+    /// Ours: from which offset on uploads are written past the page cache; `false` is never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directfrom: Option<Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

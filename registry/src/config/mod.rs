@@ -70,7 +70,7 @@ impl Default for Config {
             policy: Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false },
             gc: collect::Settings::default(),
             scrub: scrub::Settings::default(),
-            store: store::Options { wait_for_lock: limits.drain, reserve: None },
+            store: store::Options { wait_for_lock: limits.drain, ..store::Options::default() },
             purge: Some(Purge { age: 24 * HOUR, interval: HOUR }),
             workers: None,
         }
@@ -254,17 +254,27 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
     config.policy.delete_enabled = file.storage.delete.enabled.unwrap_or(!distribution);
     config.policy.read_only = file.storage.maintenance.readonly.enabled.unwrap_or(false);
     config.policy.missing = missing(file)?;
-    config.store.reserve = match &file.storage.filesystem.reserve {
-        Some(value) => Some(units::size(value).ok_or_else(|| ConfigError::Value {
-            key: "storage.filesystem.reserve",
-            what: format!("{value} is no size: write for example 64MiB"),
-        })?),
-        None => None,
-    };
+    let filesystem = &file.storage.filesystem;
+    config.store.reserve = size("storage.filesystem.reserve", filesystem.reserve.as_ref())?;
+    match &filesystem.directfrom {
+        Some(Value::Bool(false)) => config.store.direct_from = None,
+        value => {
+            let from = size("storage.filesystem.directfrom", value.as_ref())?;
+            config.store.direct_from = from.or(config.store.direct_from);
+        }
+    }
     config.purge = purge(file, distribution)?;
     config.gc = gc(file, config.gc)?;
     config.scrub = scrub(file, config.scrub)?;
     Ok(config)
+}
+
+fn size(key: &'static str, value: Option<&Value>) -> Result<Option<u64>, ConfigError> {
+    let Some(value) = value.filter(|value| !value.is_null()) else { return Ok(None) };
+    units::size(value).map(Some).ok_or_else(|| ConfigError::Value {
+        key,
+        what: format!("{value} is no size: write for example 64MiB"),
+    })
 }
 
 fn duration(key: &'static str, value: Option<&Value>) -> Result<Option<Duration>, ConfigError> {
@@ -522,6 +532,7 @@ health:
             "log: {formatter: xml}",
             "validation: {manifests: {missing: maybe}}",
             "storage: {filesystem: {reserve: much}}",
+            "storage: {filesystem: {directfrom: true}}",
             "limits: {head: 0}",
         ] {
             assert!(load(yaml, &[]).is_err(), "{yaml}");

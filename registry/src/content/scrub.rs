@@ -200,7 +200,7 @@ mod tests {
     use crate::store::{self, Disk};
 
     async fn content(root: &std::path::Path) -> Content {
-        let options = store::Options { wait_for_lock: Duration::ZERO, reserve: Some(0) };
+        let options = store::Options { reserve: Some(0), ..store::Options::default() };
         let disk = Arc::new(Disk::open(root, &options).unwrap());
         let records = SqliteRecords::open(root, &sqlite::Options::default()).unwrap();
         let policy = Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false };

@@ -1,9 +1,9 @@
 //! Receiving bytes into an upload, and making a blob of it.
 
-use std::cell::RefCell;
 use std::io::{self, Read};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
@@ -12,7 +12,7 @@ use shared::Digest;
 use super::sessions::Outcome;
 use super::{Content, ContentError, Writer, blocking};
 use crate::failpoint::fail_point;
-use crate::store::{Disk, Session, StoreError, timed};
+use crate::store::{Block, Disk, Session, StoreError, timed};
 
 /// Bytes handed to the pool at once: large enough that the hop costs little, small enough that
 /// many uploads at once stay small (two of these each).
@@ -20,6 +20,13 @@ const BATCH_BYTES: usize = 256 << 10;
 
 /// Bytes that one body may keep a thread of the pool for, while others wait for one.
 const TURN_BYTES: u64 = 4 << 20;
+
+/// Bytes of a turn from which on its last ones are held back until a whole block is there. Clients
+/// that send less at a time get nothing held for them.
+const HOLD_BYTES: u64 = 64 << 10;
+
+/// How long they are held.
+const HOLD: Duration = Duration::from_millis(100);
 
 /// Pieces in a batch at most. Source: writev(2), IOV_MAX.
 const BATCH_PIECES: usize = 1024;
@@ -109,8 +116,7 @@ impl Content {
     /// The same for a body that can be read without waiting wherever one is, once `ready` has been
     /// waited for. `ready` is told the number of bytes that were read since its last call.
     ///
-    /// Bytes stay where they are read: hashed and written on one thread, from one buffer that
-    /// fits its cache.
+    /// Bytes stay where they are read: hashed and written on one thread, from one block.
     ///
     /// # Errors
     /// See [`Content::receive`].
@@ -125,10 +131,12 @@ impl Content {
         writer.expect(length);
         let (mut received, mut turn) = (0, Turn::default());
         loop {
-            ready(turn.bytes).await.map_err(ReceiveError::Body)?;
+            let (held, result);
+            (writer, held, result) = wait(ready(turn.bytes), writer, turn.held).await?;
+            result.map_err(ReceiveError::Body)?;
             let left = length.map(|length| length.saturating_sub(received));
             let reader = Arc::clone(&reader);
-            let taken = blocking(move || take_turn(writer, &reader, left)).await?;
+            let taken = blocking(move || take_turn(writer, &reader, held, left)).await?;
             (writer, turn) = taken.map_err(ContentError::from)?;
             received += turn.bytes;
             if writer.cancelled() {
@@ -188,6 +196,8 @@ impl Content {
 struct Turn {
     bytes: u64,
     then: Then,
+    /// The last of the bytes, which are not appended yet: more are about to come.
+    held: Option<Block>,
 }
 
 #[derive(Default)]
@@ -201,45 +211,92 @@ enum Then {
     Broken(io::Error),
 }
 
-thread_local! {
-    /// One for each thread of the pool that takes bodies: uploads that wait hold none.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Reads what is there and appends it. `left` bytes may come at most. Blocks.
+/// Reads what is there and appends it to what is held. `left` bytes may come at most. Blocks.
 fn take_turn(
     writer: Writer,
     reader: &Mutex<impl Read>,
+    held: Option<Block>,
     left: Option<u64>,
 ) -> Result<(Writer, Turn), StoreError> {
     let mut writer = writer;
     // A panic in a reader leaves one that is not at its end, which is all that is asked of it.
     let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
-    let taken = BUFFER.with_borrow_mut(|buffer| {
-        buffer.resize(BATCH_BYTES, 0);
-        writer.with(|disk, session| {
-            let mut turn = Turn::default();
-            while turn.bytes < TURN_BYTES {
-                let (filled, then) = fill(&mut *reader, buffer);
-                turn.bytes += filled as u64;
-                if left.is_some_and(|left| turn.bytes > left) {
-                    return Ok(Turn { then: Then::TooLong, ..turn });
-                }
-                timed(&disk.timings().writer, || session.append(disk, &[&buffer[..filled]]))?;
-                if let Some(then) = then {
-                    return Ok(Turn { then, ..turn });
-                }
+    let mut block = held.unwrap_or_else(Block::take);
+    let taken = writer.with(|disk, session| {
+        let mut bytes = 0;
+        while bytes < TURN_BYTES {
+            if block.is_empty() {
+                block.begin(session.offset());
             }
-            Ok(turn)
-        })
+            let (read, then) = fill(&mut *reader, &mut block);
+            bytes += read;
+            if left.is_some_and(|left| bytes > left) {
+                return Ok((bytes, Then::TooLong));
+            }
+            if matches!(then, Some(Then::Wait)) && bytes >= HOLD_BYTES {
+                return Ok((bytes, Then::Wait));
+            }
+            append(disk, session, &mut block)?;
+            if let Some(then) = then {
+                return Ok((bytes, then));
+            }
+        }
+        Ok((bytes, Then::Wait))
     });
     match taken {
-        Ok(turn) => Ok((writer, turn)),
+        Ok((bytes, then)) => {
+            let hold = matches!(then, Then::Wait) && !block.is_empty();
+            let held = if hold {
+                Some(block)
+            } else {
+                block.give_back();
+                None
+            };
+            Ok((writer, Turn { bytes, then, held }))
+        }
         Err(error) => {
             give_up(writer);
             Err(error)
         }
     }
+}
+
+fn append(disk: &Disk, session: &mut Session, block: &mut Block) -> Result<(), StoreError> {
+    timed(&disk.timings().writer, || session.append_block(disk, block))?;
+    block.clear();
+    Ok(())
+}
+
+/// Waits for more bytes, and appends what is held if they do not come soon.
+async fn wait<E>(
+    ready: impl Future<Output = Result<(), E>>,
+    writer: Writer,
+    held: Option<Block>,
+) -> Result<(Writer, Option<Block>, Result<(), E>), ContentError> {
+    let mut ready = pin!(ready);
+    let Some(block) = held else { return Ok((writer, None, ready.await)) };
+    match tokio::time::timeout(HOLD, &mut ready).await {
+        Ok(Ok(())) => Ok((writer, Some(block), Ok(()))),
+        Ok(broken) => Ok((append_held(writer, block).await?, None, broken)),
+        Err(_) => Ok((append_held(writer, block).await?, None, ready.await)),
+    }
+}
+
+async fn append_held(writer: Writer, block: Block) -> Result<Writer, ContentError> {
+    let appended = blocking(move || {
+        let (mut writer, mut block) = (writer, block);
+        match writer.with(|disk, session| append(disk, session, &mut block)) {
+            Ok(()) => {
+                block.give_back();
+                Ok(writer)
+            }
+            Err(error) => {
+                give_up(writer);
+                Err(error)
+            }
+        }
+    });
+    Ok(appended.await??)
 }
 
 /// Full or broken: gives back the space at once. Waiting for the client to come back would keep the
@@ -250,13 +307,16 @@ fn give_up(writer: Writer) {
     }
 }
 
-/// Reads until the buffer is full, or tells what comes next.
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> (usize, Option<Then>) {
+/// Reads until the block is full, or tells what comes next.
+fn fill(reader: &mut impl Read, block: &mut Block) -> (u64, Option<Then>) {
     let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
+    while !block.room().is_empty() {
+        match reader.read(block.room()) {
             Ok(0) => return (filled, Some(Then::End)),
-            Ok(read) => filled += read,
+            Ok(read) => {
+                block.add(read);
+                filled += read as u64;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return (filled, Some(Then::Wait));

@@ -19,7 +19,22 @@ pub struct Options {
     /// Bytes of free space that uploads leave untouched; `None` is 64 MiB or 1 % of the disk,
     /// whichever is less.
     pub reserve: Option<u64>,
+    /// From this offset on the bytes of an upload are written past the page cache; `None` is
+    /// never.
+    ///
+    /// What is large costs less processor time so, and does not push out of memory what others
+    /// pull. Its first pull reads it from the disk. The beginning stays in memory.
+    pub direct_from: Option<u64>,
 }
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { wait_for_lock: Duration::ZERO, reserve: None, direct_from: Some(DIRECT_FROM_BYTES) }
+    }
+}
+
+/// Most layers are smaller: what was just pushed is about to be pulled, from memory.
+const DIRECT_FROM_BYTES: u64 = 32 << 20;
 
 /// Largest default reserve: enough for the database's log and for deletes.
 const RESERVE_BYTES: u64 = 64 << 20;
@@ -80,6 +95,7 @@ impl Disk {
         Ok(Self {
             root: root.to_owned(),
             reserve: options.reserve.unwrap_or(RESERVE_BYTES.min(percent)),
+            direct_from: options.direct_from.unwrap_or(u64::MAX),
             boot_id: boot_id(),
             broken: OnceLock::new(),
             timings: Timings::default(),
@@ -187,7 +203,11 @@ mod tests {
     use super::*;
 
     fn options() -> Options {
-        Options { wait_for_lock: Duration::from_millis(150), reserve: Some(0) }
+        Options {
+            wait_for_lock: Duration::from_millis(150),
+            reserve: Some(0),
+            ..Options::default()
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! Everything here blocks: callers run it on a pool. Which repository holds which digest is none
 //! of this module's business; the order of bytes and facts is `content`'s.
 
+mod block;
 mod directory;
 mod inventory;
 mod session;
@@ -23,6 +24,7 @@ use shared::{Algorithm, Digest, Hasher};
 
 use crate::failpoint::fail_point;
 
+pub use block::Block;
 pub use directory::{OpenError, Options};
 pub use inventory::{Found, Rotten, SHARDS};
 pub use session::{Checkpoint, Session, SessionId};
@@ -53,6 +55,8 @@ pub struct Disk {
     root: PathBuf,
     /// Bytes of free space that uploads leave untouched.
     reserve: u64,
+    /// From here on the bytes of an upload are written past the page cache.
+    direct_from: u64,
     boot_id: String,
     broken: OnceLock<String>,
     timings: Timings,

@@ -12,12 +12,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::SystemTime;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use shared::{Algorithm, Digest, Hasher, RepoName};
 use uuid::Uuid;
 
-use super::{Disk, StoreError, hash_range};
+use super::{Block, Disk, StoreError, hash_range};
 use crate::failpoint::fail_point;
 use crate::sys;
 
@@ -98,6 +100,17 @@ pub struct Session {
     allocated: u64,
     /// Open while somebody writes; an idle session holds no descriptor.
     data: Option<File>,
+    direct: Direct,
+}
+
+/// The same file, written past the page cache. Source: open(2), `O_DIRECT`.
+#[derive(Debug, Default)]
+enum Direct {
+    #[default]
+    Closed,
+    Open(File),
+    /// The file system cannot.
+    Refused,
 }
 
 impl Disk {
@@ -129,6 +142,7 @@ impl Disk {
             expected_end: None,
             allocated: 0,
             data: None,
+            direct: Direct::Closed,
         };
         let made = fs::create_dir(&dir)
             .and_then(|()| {
@@ -186,6 +200,7 @@ impl Disk {
             expected_end: None,
             allocated: u64::MAX,
             data: Some(data),
+            direct: Direct::Closed,
         }))
     }
 
@@ -325,7 +340,7 @@ impl Session {
         while !slices.is_empty() {
             let written = match rustix::io::pwritev(data, slices, self.offset) {
                 Ok(written) => written,
-                Err(rustix::io::Errno::INTR) => continue,
+                Err(Errno::INTR) => continue,
                 Err(errno) => return Err(disk.failed("write the upload", errno.into())),
             };
             let mut left = written;
@@ -345,10 +360,53 @@ impl Session {
             let _ = sys::start_writeback(data, self.written_back, self.offset - self.written_back);
             self.written_back = self.offset;
         }
-        if self.offset - self.saved.unwrap_or(0) >= SAVE_BYTES {
-            self.save(disk)?;
+        self.save_at_times(disk)
+    }
+
+    /// Appends a block, past the page cache where that pays.
+    ///
+    /// # Errors
+    /// See [`Session::append`].
+    pub fn append_block(&mut self, disk: &Disk, block: &Block) -> Result<(), StoreError> {
+        let bytes = block.bytes();
+        if self.offset < disk.direct_from || !block.is_whole() {
+            return self.append(disk, &[bytes]);
         }
+        self.claim(disk, bytes.len() as u64)?;
+        self.open_direct(disk)?;
+        let Direct::Open(direct) = &self.direct else { return self.append(disk, &[bytes]) };
+        let written = match rustix::io::pwrite(direct, bytes, self.offset) {
+            Ok(written) => written,
+            Err(Errno::INTR) => 0,
+            // A disk with other wishes than usual.
+            Err(Errno::INVAL) => {
+                self.direct = Direct::Refused;
+                0
+            }
+            Err(errno) => return Err(disk.failed("write the upload", errno.into())),
+        };
+        self.hasher.update(&bytes[..written]);
+        self.offset += written as u64;
+        // What is left is not aligned any more.
+        self.append(disk, &[&bytes[written..]])
+    }
+
+    fn open_direct(&mut self, disk: &Disk) -> Result<(), StoreError> {
+        if !matches!(self.direct, Direct::Closed) {
+            return Ok(());
+        }
+        let path = disk.session_dir(&self.id).join("data");
+        let flags = OFlags::WRONLY | OFlags::DIRECT | OFlags::CLOEXEC;
+        self.direct = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => Direct::Open(file.into()),
+            Err(Errno::INVAL) => Direct::Refused,
+            Err(errno) => return Err(disk.failed("open the upload", errno.into())),
+        };
         Ok(())
+    }
+
+    fn save_at_times(&mut self, disk: &Disk) -> Result<(), StoreError> {
+        if self.offset - self.saved.unwrap_or(0) >= SAVE_BYTES { self.save(disk) } else { Ok(()) }
     }
 
     fn open(&mut self, disk: &Disk) -> Result<(), StoreError> {
@@ -370,6 +428,7 @@ impl Session {
         let trimmed = self.trim(disk);
         let saved = if current { Ok(()) } else { self.save(disk) };
         self.data = None;
+        self.direct = Direct::Closed;
         self.expected_end = None;
         trimmed.and(saved)
     }
@@ -453,13 +512,11 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::Options;
     use super::*;
 
     fn open(dir: &std::path::Path) -> Disk {
-        Disk::open(dir, &Options { wait_for_lock: Duration::ZERO, reserve: Some(0) }).unwrap()
+        Disk::open(dir, &Options { reserve: Some(0), ..Options::default() }).unwrap()
     }
 
     fn repo() -> RepoName {
@@ -480,6 +537,45 @@ mod tests {
             disk.remove_session(&session.id());
             assert_eq!(fs::read(disk.blob_path(&digest)).unwrap(), b"abc");
             assert!(disk.sessions().unwrap().is_empty());
+        }
+    }
+
+    /// Appends `bytes` as a body that arrives in blocks.
+    fn append_blocks(disk: &Disk, session: &mut Session, mut bytes: &[u8]) {
+        let mut block = Block::take();
+        while !bytes.is_empty() {
+            block.begin(session.offset());
+            let part = block.room().len().min(bytes.len());
+            block.room()[..part].copy_from_slice(&bytes[..part]);
+            block.add(part);
+            session.append_block(disk, &block).unwrap();
+            block.clear();
+            bytes = &bytes[part..];
+        }
+    }
+
+    #[test]
+    fn blocks_go_past_the_page_cache_and_pieces_do_not() {
+        let dir = tempfile::tempdir().unwrap();
+        for direct_from in [Some(0), Some(2 << 20), None] {
+            let options = Options { reserve: Some(0), direct_from, ..Options::default() };
+            let disk = Disk::open(dir.path(), &options).unwrap();
+            let bytes: Vec<u8> = (0_u32..(5 << 20) / 4).flat_map(u32::to_le_bytes).collect();
+            let mut session = disk.create_session(&repo(), Algorithm::Sha256).unwrap();
+            let (head, rest) = bytes.split_at(3);
+            session.append(&disk, &[head]).unwrap();
+            append_blocks(&disk, &mut session, rest);
+            assert_eq!(matches!(session.direct, Direct::Closed), direct_from.is_none());
+            let whole = session.checkpoint();
+            append_blocks(&disk, &mut session, &bytes);
+            session.rewind(&disk, whole).unwrap();
+            session.pause(&disk).unwrap();
+            append_blocks(&disk, &mut session, &bytes);
+            let twice = [&bytes[..], &bytes[..]].concat();
+            let digest = session.sync(&disk, Algorithm::Sha256).unwrap();
+            assert_eq!(digest, Digest::sha256(&twice));
+            disk.publish(&session.id(), &digest).unwrap();
+            assert!(fs::read(disk.blob_path(&digest)).unwrap() == twice);
         }
     }
 
@@ -519,11 +615,9 @@ mod tests {
     #[test]
     fn a_full_disk_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(
-            dir.path(),
-            &Options { wait_for_lock: Duration::ZERO, reserve: Some(u64::MAX) },
-        )
-        .unwrap();
+        let disk =
+            Disk::open(dir.path(), &Options { reserve: Some(u64::MAX), ..Options::default() })
+                .unwrap();
         let error = disk.create_session(&repo(), Algorithm::Sha256).unwrap_err();
         assert!(matches!(error, StoreError::Full), "{error}");
         assert!(disk.sessions().unwrap().is_empty());
