@@ -23,6 +23,21 @@ pub fn read_ranges(text: &str) {
     http::edge::read_ranges(text);
 }
 
+/// A request's head, beside actix's reading of it.
+pub fn read_head(bytes: &[u8]) {
+    http::edge::read_head(bytes);
+}
+
+/// A body in chunks, cut in many places, and beside actix's reading of it.
+pub fn read_chunks(bytes: &[u8]) {
+    http::edge::read_chunks(bytes);
+}
+
+/// What comes on a connection, cut in some places, and beside actix's reading of it.
+pub fn read_connection(bytes: &[u8]) {
+    http::edge::read_connection(bytes);
+}
+
 /// Names, tags, digests and references: what is taken prints as it came.
 pub fn read_names(text: &str) {
     if let Ok(digest) = text.parse::<Digest>() {
@@ -52,11 +67,11 @@ pub fn read_config(text: &str) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// Inputs per parser: a few seconds. `make fuzz` goes on from there.
-    const INPUTS: u64 = 20_000;
+    pub(crate) const INPUTS: u64 = 20_000;
 
     /// What inputs are made of: whole ones, and pieces that parsers look for.
     const SEEDS: [&str; 22] = [
@@ -85,10 +100,14 @@ mod tests {
     ];
 
     /// xorshift64*: an input is found again by its number.
-    struct Random(u64);
+    pub(crate) struct Random(u64);
 
     impl Random {
-        fn below(&mut self, n: usize) -> usize {
+        pub(crate) fn of(number: u64) -> Self {
+            Self(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        }
+
+        pub(crate) fn below(&mut self, n: usize) -> usize {
             self.0 ^= self.0 >> 12;
             self.0 ^= self.0 << 25;
             self.0 ^= self.0 >> 27;
@@ -96,9 +115,10 @@ mod tests {
         }
     }
 
-    fn input(number: u64) -> String {
-        let mut random = Random(number.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let mut text: Vec<char> = SEEDS[random.below(SEEDS.len())].chars().collect();
+    /// One of `seeds`, changed in a few places.
+    pub(crate) fn input(seeds: &[&str], number: u64) -> String {
+        let mut random = Random::of(number);
+        let mut text: Vec<char> = seeds[random.below(seeds.len())].chars().collect();
         for _ in 0..random.below(6) {
             let (from, to) = (random.below(text.len()), random.below(text.len()));
             let (from, to) = (from.min(to), from.max(to));
@@ -106,7 +126,7 @@ mod tests {
                 0 => drop(text.drain(from..to)),
                 1 => text.splice(from..from, text[from..to].to_vec()).for_each(drop),
                 2 => {
-                    let other = SEEDS[random.below(SEEDS.len())].chars();
+                    let other = seeds[random.below(seeds.len())].chars();
                     text.splice(from..from, other).for_each(drop);
                 }
                 3 if from < text.len() => {
@@ -125,7 +145,7 @@ mod tests {
     #[test]
     fn no_parser_panics_and_what_they_promise_holds() {
         for number in 0..INPUTS {
-            let text = input(number);
+            let text = input(&SEEDS, number);
             let parsed = std::panic::catch_unwind(|| {
                 read_path(&text);
                 read_query(&text);

@@ -20,13 +20,15 @@ enum State {
     /// In the digits of a size; there must be one.
     #[default]
     Size,
-    /// Behind the digits: extensions.
+    /// Behind the digits: blanks, then extensions.
+    Blank,
     Extension,
     SizeEnd,
     Data,
     DataEnd(u8),
-    /// At the beginning of a line of the trailers, or in it.
+    /// At the beginning of a line of the trailers, in its name, in its value.
     TrailerStart,
+    TrailerName,
     Trailer,
     TrailerEnd,
     LastEnd,
@@ -93,9 +95,10 @@ impl Decoder {
                 State::Size
             }
             (State::Size, _) if self.line == 1 => return None,
-            (State::Size, b'\r') | (State::Extension, b'\r') => State::SizeEnd,
-            (State::Size, b';' | b' ' | b'\t') => State::Extension,
-            (State::Extension, byte) if byte != b'\n' => State::Extension,
+            (State::Size | State::Blank | State::Extension, b'\r') => State::SizeEnd,
+            (State::Size | State::Blank, b' ' | b'\t') => State::Blank,
+            (State::Size | State::Blank, b';') => State::Extension,
+            (State::Extension, byte) if is_text(byte) => State::Extension,
             (State::SizeEnd, b'\n') => {
                 self.line = 0;
                 if self.size == 0 { State::TrailerStart } else { State::Data }
@@ -106,17 +109,33 @@ impl Decoder {
                 State::Size
             }
             (State::TrailerStart, b'\r') => State::LastEnd,
-            (State::TrailerStart | State::Trailer, b'\n') => return None,
+            (State::TrailerName, b':') => State::Trailer,
+            (State::TrailerStart | State::TrailerName, byte) if is_token(byte) => {
+                State::TrailerName
+            }
             (State::Trailer, b'\r') => State::TrailerEnd,
-            (State::TrailerStart | State::Trailer, _) => State::Trailer,
+            (State::Trailer, byte) if is_text(byte) => State::Trailer,
             (State::TrailerEnd, b'\n') => State::TrailerStart,
             (State::LastEnd, b'\n') => State::Done,
             _ => return None,
         };
-        let in_trailers = matches!(next, State::TrailerStart | State::Trailer | State::TrailerEnd);
+        let in_trailers = matches!(
+            next,
+            State::TrailerStart | State::TrailerName | State::Trailer | State::TrailerEnd
+        );
         let most = if in_trailers { TRAILER_BYTES_MAX } else { LINE_BYTES_MAX };
         (self.line <= most).then_some(next)
     }
+}
+
+/// A byte of a field's value or of an extension.
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
+}
+
+/// A byte of a field's name. Source: RFC 9110 §5.6.2.
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -182,6 +201,13 @@ mod tests {
             "0\r\n\n",
             "0\r\na: b\n",
             "1;a\n",
+            "1 2\r\n",
+            "1;\0\r\n",
+            "0\r\n: a\r\n\r\n",
+            "0\r\n a: b\r\n\r\n",
+            "0\r\na: \0\r\n\r\n",
+            // A request to whoever takes no trailers.
+            "0\r\nGET /a:b HTTP/1.1\r\n\r\n",
             &long,
             &trailers,
         ] {

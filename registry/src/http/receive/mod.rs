@@ -16,6 +16,7 @@
 
 mod body;
 mod chunked;
+pub(super) mod edge;
 mod front;
 mod head;
 
