@@ -14,5 +14,6 @@ pub mod records;
 mod serve;
 pub mod store;
 mod sys;
+pub mod tls;
 
 pub use serve::{ServeError, Started, serve, start};

@@ -1,14 +1,14 @@
 //! The command line of the registry.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+mod healthcheck;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use registry::admin::AdminCommand;
 use registry::config::{Config, ConfigError, Loaded};
+use registry::tls::{self, Tls};
 use registry::{ServeError, observe};
 
 /// Exit code for a configuration that cannot be served. Source: sysexits(3), `EX_CONFIG`.
@@ -23,14 +23,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve a directory of images, until SIGTERM. SIGHUP reads the log's level again
+    /// Serve a directory of images, until SIGTERM. SIGHUP reads the log's level and the certificate
+    /// again
     Serve(ServeArgs),
     /// Ask a running registry whether it is ready; exit 0 if so
-    Healthcheck {
-        /// Where it listens
-        #[arg(default_value = "http://127.0.0.1:5000/readyz")]
-        url: String,
-    },
+    Healthcheck(healthcheck::Args),
     /// Look at a configuration
     Config {
         #[command(subcommand)]
@@ -67,6 +64,12 @@ struct ServeArgs {
     /// Directory that holds the images [default: ./registry-data]
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
+    /// Certificate to show, with those between it and its authority (PEM); makes it HTTPS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
@@ -75,7 +78,7 @@ struct ServeArgs {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(args),
-        Command::Healthcheck { url } => healthcheck(&url),
+        Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Config { command } => config(command),
         Command::Admin(command) => admin(command),
         Command::Version => {
@@ -107,10 +110,27 @@ fn config(command: ConfigCommand) -> ExitCode {
             }
             if print {
                 println!("{}", loaded.effective);
+                return ExitCode::SUCCESS;
+            }
+            check_files(loaded.config.tls)
+        }
+        Err(code) => code,
+    }
+}
+
+/// What a start would find out before it listens.
+fn check_files(tls: Option<tls::Settings>) -> ExitCode {
+    match tls.map(Tls::new).transpose() {
+        Ok(tls) => {
+            for warning in tls.iter().flat_map(Tls::warnings) {
+                eprintln!("registry: {warning}");
             }
             ExitCode::SUCCESS
         }
-        Err(code) => code,
+        Err(error) => {
+            eprintln!("registry: {error}");
+            ExitCode::from(EXIT_CONFIG)
+        }
     }
 }
 
@@ -138,6 +158,11 @@ fn serve(args: ServeArgs) -> ExitCode {
     if let Some(root) = args.root {
         config.root = root;
     }
+    if let (Some(certificate), Some(key)) = (args.tls_cert, args.tls_key) {
+        let configured = config.tls.take();
+        let defaults = tls::Settings::new(certificate.clone(), key.clone());
+        config.tls = Some(tls::Settings { certificate, key, ..configured.unwrap_or(defaults) });
+    }
     if let Some(level) = &args.log_level {
         config.log.level.clone_from(level);
     }
@@ -163,43 +188,11 @@ fn serve(args: ServeArgs) -> ExitCode {
         Err(error) => {
             eprintln!("registry: {error}");
             match error {
-                ServeError::Store(_) | ServeError::Records(_) => ExitCode::from(EXIT_CONFIG),
+                ServeError::Tls(_) | ServeError::Store(_) | ServeError::Records(_) => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
                 ServeError::Server(_) | ServeError::Runtime(_) => ExitCode::FAILURE,
             }
         }
     }
-}
-
-/// How long a health check waits for anything.
-const HEALTHCHECK_WAIT: Duration = Duration::from_secs(5);
-
-/// Asks over plain HTTP; an image without curl has nothing else to ask with.
-fn healthcheck(url: &str) -> ExitCode {
-    match ask(url) {
-        Ok(status) if status.starts_with("200") => ExitCode::SUCCESS,
-        Ok(status) => {
-            eprintln!("registry: {url} answers {status}");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("registry: {url}: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The status of a GET: code and reason.
-fn ask(url: &str) -> std::io::Result<String> {
-    let invalid = || std::io::Error::from(std::io::ErrorKind::InvalidInput);
-    let rest = url.strip_prefix("http://").ok_or_else(invalid)?;
-    let (host, path) = rest.split_once('/').unwrap_or((rest, "readyz"));
-    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-    let address = address.to_socket_addrs()?.next().ok_or_else(invalid)?;
-    let mut tcp = TcpStream::connect_timeout(&address, HEALTHCHECK_WAIT)?;
-    tcp.set_read_timeout(Some(HEALTHCHECK_WAIT))?;
-    write!(tcp, "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    tcp.take(64 << 10).read_to_string(&mut answer)?;
-    let status = answer.lines().next().and_then(|line| line.split_once(' '));
-    Ok(status.map_or_else(|| "nothing".to_owned(), |(_, status)| status.to_owned()))
 }

@@ -17,10 +17,13 @@ use crate::http::{Bound, Server, ServerError, State};
 use crate::observe::Metrics;
 use crate::records::{Records, sqlite};
 use crate::store::{Disk, OpenError};
+use crate::tls::{self, Clients, Tls, TlsError};
 
 /// Why the registry does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error(transparent)]
     Store(#[from] OpenError),
     #[error(transparent)]
@@ -36,6 +39,7 @@ pub struct Started {
     pub address: SocketAddr,
     pub state: Arc<State>,
     server: Server,
+    tls: Option<Arc<Tls>>,
     records: Arc<dyn Records>,
     collector: Arc<Collector>,
     scrub: Arc<Scrub>,
@@ -55,6 +59,7 @@ impl std::fmt::Debug for Started {
 /// See [`ServeError`].
 pub fn start(config: &Config) -> Result<Started, ServeError> {
     raise_descriptor_limit();
+    let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     // The directory's lock before the port: while another process holds it, clients must be refused
     // at once instead of waiting in the queue of a port that nobody answers on.
     let disk = Arc::new(Disk::open(&config.root, &config.store)?);
@@ -72,6 +77,10 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     let mut metrics = Metrics::default();
     metrics.show_upkeep(collector.totals(), scrub.totals());
     metrics.show_storage(&content);
+    if let Some(tls) = &tls {
+        metrics.show_tls(tls);
+        warn_about(tls);
+    }
     let metrics = Arc::new(metrics);
     let state = Arc::new(State::new(content, metrics, config.http.clone()));
     let workers = config
@@ -81,11 +90,12 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     let store =
         admin::Store { content: state.content().clone(), collector: Arc::clone(&collector) };
     let admin = admin::serve(&config.root, store)?;
-    let server = Server::start(Arc::clone(&state), bound, config.limits, workers)?;
+    let server = Server::start(Arc::clone(&state), bound, tls.clone(), config.limits, workers)?;
     Ok(Started {
         address,
         state,
         server,
+        tls,
         records,
         collector,
         scrub,
@@ -109,6 +119,10 @@ impl Started {
             let state = Arc::clone(&self.state);
             actix_rt::spawn(async move { purge_forever(&state, purge).await })
         });
+        let watch = self.tls.map(|tls| {
+            let state = Arc::clone(&self.state);
+            actix_rt::spawn(async move { watch_certificate(&state, &tls).await })
+        });
         let collecting = actix_rt::spawn(Arc::clone(&self.collector).run());
         let listening = actix_rt::spawn(self.admin);
         let scrubbing = actix_rt::spawn(Arc::clone(&self.scrub).run());
@@ -117,8 +131,8 @@ impl Started {
         listening.abort();
         scrubbing.abort();
         collecting.abort();
-        if let Some(purge) = purge {
-            purge.abort();
+        for task in [purge, watch].into_iter().flatten() {
+            task.abort();
         }
         // Left as after a crash when a write has failed: the next start then looks for what that
         // write has left behind.
@@ -147,20 +161,33 @@ pub fn serve(
         tracing::info!(
             address = %started.address,
             root = %config.root.display(),
+            tls = started.tls.is_some(),
             version = env!("CARGO_PKG_VERSION"),
             "serving"
         );
         if !started.address.ip().is_loopback() {
-            tracing::warn!(
-                "anybody who reaches this address can push and delete: no accounts are configured"
-            );
+            warn_of_strangers(config.tls.as_ref());
         }
         stop_on_signal(&started)?;
-        reload_on(hangup, Arc::clone(&started.state), reload);
+        reload_on(hangup, Arc::clone(&started.state), started.tls.clone(), reload);
         started.wait().await?;
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+fn warn_of_strangers(tls: Option<&tls::Settings>) {
+    if tls.is_none() {
+        tracing::warn!(
+            "whoever is on the way to this address can read and change what is sent: http.tls is \
+             not configured"
+        );
+    }
+    if !tls.is_some_and(|tls| matches!(tls.clients, Clients::Certified(_))) {
+        tracing::warn!(
+            "anybody who reaches this address can push and delete: no accounts are configured"
+        );
+    }
 }
 
 fn stop_on_signal(started: &Started) -> Result<(), ServeError> {
@@ -187,20 +214,52 @@ fn stop_on_signal(started: &Started) -> Result<(), ServeError> {
 fn reload_on(
     mut hangup: Signal,
     state: Arc<State>,
+    tls: Option<Arc<Tls>>,
     reload: impl Fn() -> Result<(), String> + 'static,
 ) {
     actix_rt::spawn(async move {
         while hangup.recv().await.is_some() {
             let reloaded = reload();
-            state.metrics().reloaded(reloaded.is_ok());
+            let certificate = tls.as_ref().map_or(Ok(()), |tls| tls.reload());
+            state.metrics().reloaded(reloaded.is_ok() && certificate.is_ok());
             match reloaded {
                 Ok(()) => tracing::info!(
                     "SIGHUP: the log's level was read again; other settings take a restart"
                 ),
                 Err(error) => tracing::error!(%error, "SIGHUP: the configuration stays as it was"),
             }
+            if let Some(tls) = &tls {
+                tell_certificate(tls, certificate);
+            }
         }
     });
+}
+
+async fn watch_certificate(state: &State, tls: &Tls) {
+    loop {
+        tokio::time::sleep(tls.settings().refresh).await;
+        if let Some(reloaded) = tls.reload_if_changed() {
+            state.metrics().reloaded(reloaded.is_ok());
+            tell_certificate(tls, reloaded);
+        }
+    }
+}
+
+fn warn_about(tls: &Tls) {
+    for warning in tls.warnings() {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn tell_certificate(tls: &Tls, reloaded: Result<(), TlsError>) {
+    let path = tls.settings().certificate.display();
+    match reloaded {
+        Ok(()) => {
+            tracing::info!(%path, "new connections are shown the certificate as it is now");
+            warn_about(tls);
+        }
+        Err(error) => tracing::error!(%error, "the certificate stays as it was"),
+    }
 }
 
 async fn purge_forever(state: &State, purge: Purge) {

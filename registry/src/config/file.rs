@@ -160,12 +160,31 @@ pub(super) struct Http {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<Foreign>,
+    pub tls: Option<Tls>,
     pub debug: Debug,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<Foreign>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub h2c: Option<Foreign>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tls {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clientcas: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clientauth: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub minimumtls: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ciphersuites: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub letsencrypt: Option<Foreign>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -3,6 +3,7 @@
 
 mod file;
 mod load;
+mod tls;
 mod units;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,8 @@ pub struct Config {
     pub root: PathBuf,
     pub log: observe::Settings,
     pub http: Settings,
+    /// `None`: plain HTTP.
+    pub tls: Option<crate::tls::Settings>,
     pub limits: Limits,
     pub policy: Policy,
     pub gc: collect::Settings,
@@ -66,6 +69,7 @@ impl Default for Config {
                 catalog_max: 1000,
                 tags_max: 10_000,
             },
+            tls: None,
             limits,
             policy: Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false },
             gc: collect::Settings::default(),
@@ -132,7 +136,7 @@ impl Config {
         let (file, mut notes) = load::load(file, variables)?;
         refuse_unsupported(&file)?;
         note_ineffective(&file, &mut notes);
-        let config = resolve(&file)?;
+        let config = Config { tls: tls::settings(&file, &mut notes)?, ..resolve(&file)? };
         let mut shown = file;
         if let Some(secret) = &mut shown.http.secret {
             *secret = "***".to_owned();
@@ -143,7 +147,7 @@ impl Config {
 }
 
 /// Refuses what would serve something else than was asked for: an open registry in place of a
-/// guarded one, plain HTTP in place of TLS, an empty disk in place of a bucket.
+/// guarded one, an empty disk in place of a bucket.
 fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
     let refuse = |key, what: &str| Err(ConfigError::Value { key, what: what.to_owned() });
     let set = |section: &Option<_>| section.is_some();
@@ -152,12 +156,6 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
     }
     if set(&file.middleware) {
         return refuse("middleware", "middleware is not supported");
-    }
-    if set(&file.http.tls) {
-        return refuse(
-            "http.tls",
-            "TLS is not supported yet: put a proxy that ends TLS in front and leave this key out",
-        );
     }
     if file.proxy.as_ref().is_some_and(|proxy| proxy.contains_key("remoteurl")) {
         return refuse("proxy.remoteurl", "pull-through mode is not supported yet");
@@ -520,7 +518,6 @@ health:
             "auth: {}",
             "middleware: {registry: []}",
             "proxy: {remoteurl: 'https://registry-1.docker.io'}",
-            "http: {tls: {certificate: a, key: b}}",
             "storage: {s3: {bucket: b}}",
             "storage: {inmemory: {}}",
             "http: {prefix: /x}",

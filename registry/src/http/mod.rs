@@ -16,6 +16,7 @@ mod respond;
 mod route;
 mod send;
 mod server;
+mod socket;
 mod tags;
 mod uploads;
 

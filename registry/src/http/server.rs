@@ -8,20 +8,25 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::error::DispatchError;
 use actix_http::{HttpService, Protocol};
 use actix_server::ServerHandle;
 use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::dev::{AppConfig, Payload};
 use actix_web::{App, HttpRequest, web};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::send::Wire;
+use super::socket::Socket;
 use super::{State, dispatch, send};
+use crate::tls::{self, Tls};
 
 /// What bounds connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// From a request's first byte, or a connection's beginning, to the end of the head.
+    /// From a request's first byte, or a connection's beginning, to the end of the head. The TLS
+    /// handshake is part of it.
     pub head: Duration,
     /// Between two requests on one connection.
     pub idle: Duration,
@@ -105,13 +110,14 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves on `bound` with `workers` threads. Must be called, and awaited, on an actix runtime.
+    /// Serves on `bound`, with TLS if it is given, with `workers` threads. Must be called, and awaited, on an actix runtime.
     ///
     /// # Errors
     /// [`ServerError::Run`].
     pub fn start(
         state: Arc<State>,
         bound: Bound,
+        tls: Option<Arc<Tls>>,
         limits: Limits,
         workers: usize,
     ) -> Result<Self, ServerError> {
@@ -129,6 +135,7 @@ impl Server {
             .listen("registry", bound.listener, move || {
                 let stop = stop.clone();
                 let state = Arc::clone(&state);
+                let (tls, errors) = (tls.clone(), state.metrics().handshake_errors());
                 let http = HttpService::build()
                     .graceful_shutdown_signal(move || {
                         let stop = stop.clone();
@@ -149,15 +156,27 @@ impl Server {
                         dispatch(Arc::clone(&state), req, payload)
                     },
                 ));
-                fn_service(move |tcp: TcpStream| async move {
-                    let peer = tcp.peer_addr().ok();
-                    // An answer's last, short packet must not wait for an acknowledgement.
-                    let _ = tcp.set_nodelay(true);
-                    Ok::<_, actix_http::error::DispatchError>((
-                        Wire::new(tcp, wire_limits),
-                        Protocol::Http1,
-                        peer,
-                    ))
+                fn_service(move |tcp: TcpStream| {
+                    let (tls, errors) = (tls.clone(), errors.clone());
+                    async move {
+                        let head_end = Instant::now() + limits.head;
+                        let peer = tcp.peer_addr().ok();
+                        // An answer's last, short packet must not wait for an acknowledgement.
+                        let _ = tcp.set_nodelay(true);
+                        let socket = match &tls {
+                            None => Socket::from(tcp),
+                            Some(tls) => match tls::accept(tls, tcp, head_end).await {
+                                Ok(Some(stream)) => Socket::from(stream),
+                                Ok(None) => return Err(DispatchError::DisconnectTimeout),
+                                Err(error) => {
+                                    errors.inc();
+                                    tracing::debug!(?peer, %error, "no TLS handshake");
+                                    return Err(DispatchError::Io(error));
+                                }
+                            },
+                        };
+                        Ok((Wire::new(socket, head_end, wire_limits), Protocol::Http1, peer))
+                    }
                 })
                 .and_then(http.finish(map_config(app, |()| AppConfig::default())))
             })

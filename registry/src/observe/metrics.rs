@@ -17,6 +17,7 @@ use super::Exchange;
 use super::process::Process;
 use crate::content::{Content, collect, scrub};
 use crate::records::{Totals, Waiting};
+use crate::tls::Tls;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
@@ -80,6 +81,7 @@ pub struct Metrics {
     waiting: WaitingGauges,
     stored: StoredGauges,
     reload_successful: Gauge,
+    handshake_errors: Counter,
     process: Process,
 }
 
@@ -132,6 +134,7 @@ impl Default for Metrics {
             waiting: WaitingGauges::default(),
             stored: StoredGauges::default(),
             reload_successful: Gauge::default(),
+            handshake_errors: Counter::default(),
             process: Process::default(),
         };
         metrics.reloaded(true);
@@ -158,6 +161,11 @@ impl Metrics {
             "1 unless the configuration could not be read again",
             self.reload_successful.clone(),
         );
+        root.register(
+            "tls_handshake_errors",
+            "Connections that ended in their TLS handshake",
+            self.handshake_errors.clone(),
+        );
         let stored = &self.stored;
         root.register("storage_repositories", "Repositories", stored.repositories.clone());
         root.register("storage_tags", "Tags", stored.tags.clone());
@@ -174,6 +182,15 @@ impl Metrics {
         http.register("in_flight_requests", "Requests being handled", self.in_flight.clone());
         http.register("request_size_bytes", "Bytes of request bodies", self.request_bytes.clone());
         http.register("response_size_bytes", "Bytes of answer bodies", self.response_bytes.clone());
+    }
+
+    /// Shows when the certificate ends.
+    pub fn show_tls(&mut self, tls: &Tls) {
+        self.registry.sub_registry_with_prefix("registry").register(
+            "tls_certificate_not_after_timestamp_seconds",
+            "End of the certificate that is shown, in Unix time",
+            tls.not_after(),
+        );
     }
 
     /// Shows what the store counts.
@@ -232,6 +249,11 @@ impl Metrics {
     /// Says whether a configuration was read anew.
     pub fn reloaded(&self, successful: bool) {
         self.reload_successful.set(i64::from(successful));
+    }
+
+    /// Counts connections that end in their handshake.
+    pub(crate) fn handshake_errors(&self) -> Counter {
+        self.handshake_errors.clone()
     }
 
     /// Counts a request that begins to be handled.

@@ -13,4 +13,5 @@ mod manifests;
 mod model;
 mod pipelined;
 mod referrers;
+mod tls;
 mod uploads;

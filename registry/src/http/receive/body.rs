@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -16,6 +15,7 @@ use super::chunked::Decoder;
 use super::front::{End, Handover};
 use super::head::Framing;
 use crate::http::incoming::{BodyError, Pace, WINDOW_BYTES};
+use crate::http::socket::Socket;
 
 /// Bytes that are waited for before the pool is asked to take them, where so many are to come: it
 /// takes them in few, long turns. They wait in the kernel, which makes room for them.
@@ -27,7 +27,7 @@ const LOW_WATER_BYTES: u64 = 256 << 10;
 /// connection end with the answer.
 #[derive(Debug)]
 pub(crate) struct Direct {
-    tcp: Arc<TcpStream>,
+    socket: Arc<Socket>,
     reader: Arc<Mutex<Reader>>,
     handover: Rc<Handover>,
     length: Option<u64>,
@@ -40,7 +40,7 @@ pub(crate) struct Direct {
 impl Direct {
     pub(super) fn new(reader: Reader, handover: Rc<Handover>) -> Self {
         Self {
-            tcp: Arc::clone(&reader.tcp),
+            socket: Arc::clone(&reader.socket),
             length: reader.left(),
             reader: Arc::new(Mutex::new(reader)),
             handover,
@@ -73,10 +73,10 @@ impl Direct {
             self.queued = 0;
         }
         let least = lock(&self.reader).least();
-        if least == 0 {
+        if least == 0 || self.socket.has_decrypted() {
             return Ok(());
         }
-        self.set_low_water(least.min(LOW_WATER_BYTES));
+        self.set_low_water(self.socket.to_come(least).min(LOW_WATER_BYTES));
         poll_fn(|cx| self.poll_ready(cx)).await
     }
 
@@ -85,24 +85,25 @@ impl Direct {
         if bytes != self.low_water {
             self.low_water = bytes;
             // Where it cannot be set there are more wake-ups.
-            let _ = crate::sys::set_low_water(&self.tcp, bytes);
+            let _ = crate::sys::set_low_water(self.socket.tcp(), bytes);
         }
     }
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        let tcp = self.socket.tcp();
         loop {
-            match self.tcp.poll_read_ready(cx) {
+            match tcp.poll_read_ready(cx) {
                 Poll::Pending => break,
                 Poll::Ready(ready) => ready?,
             }
-            match self.tcp.try_io(Interest::READABLE, || readable(&self.tcp)) {
+            match tcp.try_io(Interest::READABLE, || readable(tcp)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(Ok(result?)),
             }
         }
         while self.pace.poll_late(cx).is_ready() {
             // What has arrived below the mark counts too.
-            let queued = rustix::io::ioctl_fionread(&self.tcp).unwrap_or(0);
+            let queued = rustix::io::ioctl_fionread(tcp).unwrap_or(0);
             if queued < self.queued + WINDOW_BYTES {
                 return Poll::Ready(Err(BodyError::Slow));
             }
@@ -143,7 +144,7 @@ pub(crate) fn lock(reader: &Mutex<Reader>) -> MutexGuard<'_, Reader> {
 /// Reads a body's bytes, without its framing, and no further. `WouldBlock` when none are there.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    tcp: Arc<TcpStream>,
+    socket: Arc<Socket>,
     coding: Coding,
     /// What was read too early: at first behind the head, in the end behind the body.
     early: Vec<u8>,
@@ -158,13 +159,13 @@ enum Coding {
 }
 
 impl Reader {
-    pub(super) fn new(tcp: Arc<TcpStream>, framing: Framing, early: Vec<u8>) -> Self {
+    pub(super) fn new(socket: Arc<Socket>, framing: Framing, early: Vec<u8>) -> Self {
         let coding = match framing {
             Framing::None => Coding::Length(0),
             Framing::Length(length) => Coding::Length(length),
             Framing::Chunked => Coding::Chunked(Decoder::default()),
         };
-        Self { tcp, coding, early, received: None }
+        Self { socket, coding, early, received: None }
     }
 
     fn left(&self) -> Option<u64> {
@@ -198,7 +199,7 @@ impl Reader {
             self.early.drain(..part);
             return Ok(part);
         }
-        match rustix::net::recv(&self.tcp, &mut *buffer, RecvFlags::DONTWAIT)?.0 {
+        match self.socket.recv(buffer)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
             received => Ok(received),
         }

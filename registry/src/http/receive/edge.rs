@@ -232,7 +232,7 @@ impl Connection {
         client.set_nonblocking(true)?;
         server.set_nonblocking(true)?;
         let server = std::net::TcpStream::from(OwnedFd::from(server));
-        let front = Front::new(Arc::new(TcpStream::from_std(server)?));
+        let front = Front::new(Arc::new(TcpStream::from_std(server)?.into()));
         let mut connection = Self {
             handover: front.handover(),
             front,

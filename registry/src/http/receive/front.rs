@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 
 use super::Direct;
 use super::body::Reader;
 use super::head::{self, Framing, Head, Parsed};
+use crate::http::socket::Socket;
 
 /// Bodies of fewer bytes are actix's: they arrive with their head.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
@@ -22,7 +22,7 @@ const BLANKED_NAME: &[u8; 17] = b"X-Body-Is-Chunked";
 /// What a connection's stream knows of the requests on it.
 #[derive(Debug)]
 pub(crate) struct Front {
-    tcp: Arc<TcpStream>,
+    socket: Arc<Socket>,
     handover: Rc<Handover>,
     place: Place,
     /// Bytes that were read and that actix has not yet got. The first `admitted` are for it.
@@ -108,9 +108,9 @@ impl Handover {
 }
 
 impl Front {
-    pub(crate) fn new(tcp: Arc<TcpStream>) -> Self {
+    pub(crate) fn new(socket: Arc<Socket>) -> Self {
         Self {
-            tcp,
+            socket,
             handover: Rc::default(),
             place: Place::Head,
             held: Vec::new(),
@@ -191,7 +191,7 @@ impl Front {
             }
             if self.held.is_empty() {
                 let start = buffer.filled().len();
-                if ready!(read(&self.tcp, cx, buffer))? == 0 {
+                if ready!(self.socket.poll_read(cx, buffer))? == 0 {
                     return Poll::Ready(Ok(()));
                 }
                 let admitted = self.admit(&mut buffer.filled_mut()[start..]);
@@ -205,7 +205,7 @@ impl Front {
             } else {
                 let mut held = std::mem::take(&mut self.held);
                 if self.place == Place::PartOfHead {
-                    match read(&self.tcp, cx, &mut held) {
+                    match self.socket.poll_read(cx, &mut held) {
                         Poll::Ready(Ok(got)) if got > 0 => self.place = Place::Head,
                         // The end, in the middle of a head: nobody needs its beginning.
                         Poll::Ready(Ok(_)) => return Poll::Ready(Ok(())),
@@ -269,23 +269,8 @@ impl Front {
             Framing::Length(_) => field.fill(b'0'),
             Framing::Chunked => field.copy_from_slice(BLANKED_NAME),
         }
-        let reader = Reader::new(Arc::clone(&self.tcp), head.framing, rest.to_vec());
+        let reader = Reader::new(Arc::clone(&self.socket), head.framing, rest.to_vec());
         *self.handover.offered.borrow_mut() = Some((self.requests, reader));
         self.place = Place::Direct;
-    }
-}
-
-/// Reads what is there. Gives the number of bytes; 0 is the end.
-fn read(
-    tcp: &TcpStream,
-    cx: &mut Context<'_>,
-    buffer: &mut impl bytes::BufMut,
-) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(tcp.poll_read_ready(cx))?;
-        match tcp.try_read_buf(buffer) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            result => return Poll::Ready(result),
-        }
     }
 }

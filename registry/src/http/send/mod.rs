@@ -11,6 +11,8 @@
 //! `Content-Length` (`no_chunking`), so the encoder frames and counts nothing. Nothing may poll
 //! the body but the dispatcher: no `Compress`, no wrapper that buffers.
 //!
+//! With TLS the same job is read and encrypted in place of sendfile.
+//!
 //! Connections without a slot get an ordinary streamed body from the same [`FileBody`].
 
 mod body;

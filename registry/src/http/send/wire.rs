@@ -10,13 +10,14 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::io::{Errno, ReadWriteFlags};
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use super::{Job, Receiving, Slot, State, Warming};
 use crate::http::receive::{Front, Handover};
+use crate::http::socket::Socket;
 use crate::sys;
 
 /// Bytes of a file sent before other connections of the worker have their turn.
@@ -51,10 +52,10 @@ pub(crate) struct Limits {
     pub(crate) linger: Duration,
 }
 
-/// A TCP connection of an HTTP client.
+/// A connection of an HTTP client.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    tcp: Arc<TcpStream>,
+    socket: Arc<Socket>,
     front: Front,
     slot: Rc<Slot>,
     limits: Limits,
@@ -84,14 +85,15 @@ struct Stall {
 }
 
 impl Wire {
-    pub(crate) fn new(tcp: TcpStream, limits: Limits) -> Self {
-        let tcp = Arc::new(tcp);
+    /// `head_end` is when the first head must be complete.
+    pub(crate) fn new(socket: Socket, head_end: Instant, limits: Limits) -> Self {
+        let socket = Arc::new(socket);
         Self {
-            front: Front::new(Arc::clone(&tcp)),
-            tcp,
+            front: Front::new(Arc::clone(&socket)),
+            socket,
             slot: Rc::new(Slot::new()),
             limits,
-            head: Some(Box::pin(tokio::time::sleep(limits.head))),
+            head: Some(Box::pin(tokio::time::sleep_until(head_end))),
             dispatched: 0,
             stall: None,
             blocked: false,
@@ -129,10 +131,10 @@ impl Wire {
         let stall = self.stall.get_or_insert_with(|| Stall {
             timer: Box::pin(tokio::time::sleep(limit)),
             moved: false,
-            unacknowledged: queued(&self.tcp),
+            unacknowledged: queued(self.socket.tcp()),
         });
         while stall.timer.as_mut().poll(cx).is_ready() {
-            let now = queued(&self.tcp);
+            let now = queued(self.socket.tcp());
             if !stall.moved && now >= stall.unacknowledged {
                 return Poll::Ready(timed_out("the client takes no answer"));
             }
@@ -161,12 +163,12 @@ impl Wire {
             if job.offset >= job.warm_until {
                 ready!(poll_warm(cx, job));
             }
-            match self.tcp.poll_write_ready(cx) {
+            match self.socket.tcp().poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => return self.blocked(cx),
             }
             let want = (job.warm_until.min(turn_end) - job.offset).min(job.end - job.offset);
-            match self.tcp.try_io(Interest::WRITABLE, || send_part(&self.tcp, job, want)) {
+            match send_part(&self.socket, job, want) {
                 Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Ok(sent) => {
                     job.offset += sent;
@@ -179,6 +181,28 @@ impl Wire {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Sends what the socket has taken and kept.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.socket.is_plain() {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            match self.socket.try_flush() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(()) => {
+                    self.unblocked();
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            match self.socket.tcp().poll_write_ready(cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending => return self.blocked(cx),
+            }
+        }
     }
 
     /// Tells that the client sends nothing any more, once the reader of the body has taken what came
@@ -202,8 +226,8 @@ impl Wire {
         }
         let mut dropped = vec![0; COPY_BYTES];
         loop {
-            ready!(self.tcp.poll_read_ready(cx))?;
-            match self.tcp.try_read(&mut dropped) {
+            ready!(self.socket.tcp().poll_read_ready(cx))?;
+            match self.socket.tcp().try_read(&mut dropped) {
                 Ok(0) => return Poll::Ready(Ok(())),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -234,22 +258,28 @@ fn timed_out(why: &'static str) -> io::Error {
 }
 
 /// Sends up to `want` bytes from the job's offset, without blocking.
-fn send_part(tcp: &TcpStream, job: &mut Job, want: u64) -> io::Result<u64> {
-    if !job.copy {
+fn send_part(socket: &Socket, job: &mut Job, want: u64) -> io::Result<u64> {
+    if socket.is_plain() && !job.copy {
+        let tcp = socket.tcp();
         let mut offset = job.offset;
         let count = usize::try_from(want).unwrap_or(usize::MAX);
-        match rustix::fs::sendfile(tcp, &job.file, Some(&mut offset), count) {
+        let send = || Ok(rustix::fs::sendfile(tcp, &job.file, Some(&mut offset), count)?);
+        match tcp.try_io(Interest::WRITABLE, send) {
             Ok(sent) => return Ok(sent as u64),
             // File systems that cannot: nothing was sent, so copying may begin here.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => job.copy = true,
-            Err(errno) => return Err(errno.into()),
+            Err(error) if cannot(&error) => job.copy = true,
+            Err(error) => return Err(error),
         }
     }
     let mut buffer = [0; COPY_BYTES];
     let length = usize::try_from(want).unwrap_or(usize::MAX).min(COPY_BYTES);
     let read = job.file.read_at(&mut buffer[..length], job.offset)?;
-    let sent = rustix::net::send(tcp, &buffer[..read], SendFlags::NOSIGNAL)?;
-    Ok(sent as u64)
+    Ok(socket.try_write(&buffer[..read], false)? as u64)
+}
+
+fn cannot(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 /// Whether a range of the file can be sent without waiting for the disk.
@@ -380,17 +410,13 @@ impl AsyncWrite for Wire {
         }
         // With a file behind it the head waits for the file's first bytes: two small packets
         // would meet Nagle's algorithm and the client's delayed acknowledgement.
-        let mut flags = SendFlags::NOSIGNAL;
-        if this.slot.is_sending() {
-            flags |= SendFlags::MORE;
-        }
+        let more = this.slot.is_sending();
         loop {
-            match this.tcp.poll_write_ready(cx) {
+            match this.socket.tcp().poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => return this.blocked(cx),
             }
-            let send = || rustix::net::send(&this.tcp, bytes, flags).map_err(io::Error::from);
-            match this.tcp.try_io(Interest::WRITABLE, send) {
+            match this.socket.try_write(bytes, more) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Ok(written) => {
@@ -405,7 +431,7 @@ impl AsyncWrite for Wire {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.slot.state.get() {
-            State::Free | State::Sent => return Poll::Ready(Ok(())),
+            State::Free | State::Sent => return this.poll_rest(cx),
             State::Poisoned => {
                 return Poll::Ready(Err(io::Error::other("a response was cut off")));
             }
@@ -429,7 +455,9 @@ impl AsyncWrite for Wire {
         let this = self.get_mut();
         let unread = this.front.handover().is_broken();
         if this.linger.is_none() {
-            match rustix::net::shutdown(&this.tcp, Shutdown::Write) {
+            this.socket.end_writing();
+            ready!(this.poll_rest(cx))?;
+            match rustix::net::shutdown(this.socket.tcp(), Shutdown::Write) {
                 Ok(()) if unread => {}
                 Ok(()) | Err(Errno::NOTCONN) => return Poll::Ready(Ok(())),
                 Err(errno) => return Poll::Ready(Err(errno.into())),
