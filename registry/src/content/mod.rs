@@ -150,10 +150,7 @@ impl Content {
             blocking(move || writer.finish(outcome)).await?;
             match published {
                 Ok(()) => Ok(size),
-                // Its files went away under us.
-                Err(ContentError::Store(StoreError::Io { .. })) if cancelled => {
-                    Err(FinishError::Cancelled)
-                }
+                Err(ContentError::Store(StoreError::Gone)) => Err(FinishError::Cancelled),
                 Err(error) => Err(error.into()),
             }
         })

@@ -281,7 +281,8 @@ impl Content {
         self.sessions.map().len()
     }
 
-    /// Ends uploads that nothing was written to for `age`. Gives their number.
+    /// Ends uploads that nothing was written to for `age`. Gives their number. One that begins or
+    /// is loaded at this moment may be hit at a low age; its request finds it unknown.
     ///
     /// # Errors
     /// When the uploads cannot be listed.
@@ -291,10 +292,13 @@ impl Content {
             let now = SystemTime::now();
             let mut purged = 0;
             for (id, touched) in sessions.disk.sessions()? {
-                let old = now.duration_since(touched).is_ok_and(|since| since >= age);
-                let busy =
-                    sessions.map().get(&id).is_some_and(|open| open.session.try_lock().is_err());
-                if old && !busy {
+                if !now.duration_since(touched).is_ok_and(|since| since >= age) {
+                    continue;
+                }
+                let session = sessions.map().get(&id).map(|open| Arc::clone(&open.session));
+                // Held to the end: whoever comes next finds that the upload is no more.
+                let held = session.map(AsyncMutex::try_lock_owned);
+                if !matches!(held, Some(Err(_))) {
                     sessions.forget(&id, Outcome::Expired);
                     purged += 1;
                 }
@@ -304,5 +308,81 @@ impl Content {
         blocking(purge).await?.map_err(|source| {
             crate::store::StoreError::Io { what: "list the uploads", source }.into()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use shared::Digest;
+
+    use super::*;
+    use crate::content::{FinishError, Policy, ReceiveError};
+    use crate::records::Missing;
+    use crate::records::memory::MemoryRecords;
+    use crate::store::{self, StoreError};
+
+    type Received = ReceiveError<std::io::Error>;
+
+    /// Whether this is answered as an unknown upload.
+    fn is_unknown(error: &anyhow::Error) -> bool {
+        let gone = |error: &ContentError| matches!(error, ContentError::Store(StoreError::Gone));
+        let session = error.downcast_ref::<SessionError>().is_some_and(|error| match error {
+            SessionError::Unknown => true,
+            SessionError::Content(error) => gone(error),
+            _ => false,
+        });
+        let received = error.downcast_ref::<Received>().is_some_and(|error| match error {
+            ReceiveError::Cancelled => true,
+            ReceiveError::Content(error) => gone(error),
+            _ => false,
+        });
+        let finished = error.downcast_ref::<FinishError>().is_some_and(|error| match error {
+            FinishError::Cancelled => true,
+            FinishError::Content(error) => gone(error),
+            FinishError::Mismatch { .. } => false,
+        });
+        session || received || finished
+    }
+
+    /// Whoever asks for uploads to be dropped at age 0 gets no broken ones.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_upload_that_is_purged_while_it_begins_is_unknown_and_no_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = store::Options { reserve: Some(0), ..store::Options::default() };
+        let disk = Arc::new(Disk::open(directory.path(), &options).unwrap());
+        let policy = Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false };
+        let content = Content::new(disk, Arc::new(MemoryRecords::new(Duration::ZERO)), policy);
+        let (purged, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let purging = tokio::spawn({
+            let (content, purged, done) = (content.clone(), Arc::clone(&purged), Arc::clone(&done));
+            async move {
+                while !done.load(Ordering::Acquire) {
+                    let now = content.purge_uploads(Duration::ZERO).await.unwrap();
+                    purged.fetch_add(now, Ordering::AcqRel);
+                }
+            }
+        });
+        let repo: RepoName = "a".parse().unwrap();
+        let mut tries = 0;
+        while tries < 150 || purged.load(Ordering::Acquire) < 20 {
+            tries += 1;
+            let upload = async {
+                let writer = content.start_upload(&repo, Algorithm::Sha256).await?;
+                let id = writer.id();
+                drop(writer);
+                let writer = content.resume_upload(&repo, id).await?;
+                let body = futures_util::stream::iter([Ok::<_, std::io::Error>("abc".into())]);
+                let writer = content.receive(writer, None, body).await?;
+                content.finish_upload(writer, &Digest::sha256(b"abc")).await?;
+                anyhow::Ok(())
+            };
+            if let Err(error) = upload.await {
+                assert!(is_unknown(&error), "{error:?}");
+            }
+        }
+        done.store(true, Ordering::Release);
+        purging.await.unwrap();
     }
 }

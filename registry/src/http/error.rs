@@ -151,6 +151,7 @@ impl From<ContentError> for ApiError {
             ContentError::Records(RecordsError::Closed) => {
                 Self::unavailable("the registry is shutting down: try again")
             }
+            ContentError::Store(StoreError::Gone) => Self::upload_unknown(),
             ContentError::Store(StoreError::Io { what, source }) => {
                 tracing::error!(what, error = %source, "the store failed");
                 Self::internal()

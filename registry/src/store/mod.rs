@@ -39,6 +39,9 @@ pub enum StoreError {
     /// An earlier write failed in a way that leaves the disk's state unknown.
     #[error("the store is read-only since a write failed: {0}")]
     ReadOnly(String),
+    /// The upload was ended meanwhile, and its files are gone.
+    #[error("the upload is gone")]
+    Gone,
     #[error("{what}")]
     Io {
         what: &'static str,
@@ -131,7 +134,7 @@ impl Disk {
     /// has synced the data ([`Session::sync`]) and holds the digest's lock.
     ///
     /// # Errors
-    /// `NotFound` inside [`StoreError::Io`] when the upload was cancelled meanwhile.
+    /// [`StoreError::Gone`] when the upload was cancelled meanwhile.
     pub fn publish(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
         timed(&self.timings.publish, || self.publish_untimed(session, digest))
     }
@@ -139,7 +142,7 @@ impl Disk {
     fn publish_untimed(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
         std::fs::rename(self.session_dir(session).join("data"), &target)
-            .map_err(|source| self.failed("publish the blob", source))?;
+            .map_err(|source| self.upload_failed(session, "publish the blob", source))?;
         fail_point!("publish-renamed");
         self.sync_shard(digest)?;
         fail_point!("publish-synced");

@@ -145,10 +145,15 @@ impl Disk {
             direct: Direct::Closed,
         };
         let made = fs::create_dir(&dir)
-            .and_then(|()| {
-                File::options().read(true).write(true).create_new(true).open(dir.join("data"))
-            })
             .map_err(|source| self.failed("create the upload", source))
+            .and_then(|()| {
+                File::options()
+                    .read(true)
+                    .write(true)
+                    .create_new(true)
+                    .open(dir.join("data"))
+                    .map_err(|source| self.upload_failed(&id, "create the upload", source))
+            })
             .and_then(|data| {
                 session.data = Some(data);
                 session.save(self)
@@ -202,6 +207,19 @@ impl Disk {
             data: Some(data),
             direct: Direct::Closed,
         }))
+    }
+
+    /// Sorts an error of an upload's files, which may be ended at any time.
+    pub(super) fn upload_failed(
+        &self,
+        id: &SessionId,
+        what: &'static str,
+        source: io::Error,
+    ) -> StoreError {
+        // The bytes are what is removed first.
+        let gone =
+            source.kind() == io::ErrorKind::NotFound && !self.session_dir(id).join("data").exists();
+        if gone { StoreError::Gone } else { self.failed(what, source) }
     }
 
     /// Whether a session's files are there.
@@ -400,7 +418,9 @@ impl Session {
         self.direct = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(file) => Direct::Open(file.into()),
             Err(Errno::INVAL) => Direct::Refused,
-            Err(errno) => return Err(disk.failed("open the upload", errno.into())),
+            Err(errno) => {
+                return Err(disk.upload_failed(&self.id, "open the upload", errno.into()));
+            }
         };
         Ok(())
     }
@@ -413,7 +433,8 @@ impl Session {
         if self.data.is_none() {
             let path = disk.session_dir(&self.id).join("data");
             let file = File::options().read(true).write(true).open(path);
-            self.data = Some(file.map_err(|source| disk.failed("open the upload", source))?);
+            let failed = |source| disk.upload_failed(&self.id, "open the upload", source);
+            self.data = Some(file.map_err(failed)?);
         }
         Ok(())
     }
@@ -449,7 +470,8 @@ impl Session {
             file.write_all_at(&text, 0)?;
             file.set_len(text.len() as u64)
         };
-        write().map_err(|source| disk.failed("save the upload's state", source))?;
+        let failed = |source| disk.upload_failed(&self.id, "save the upload's state", source);
+        write().map_err(failed)?;
         self.saved = Some(self.offset);
         Ok(())
     }
