@@ -3,7 +3,8 @@
 //! read-only, says so, goes on serving, and works again after a restart.
 //!
 //! A sync that fails turns it read-only whatever the error: the kernel marks the pages clean, and a
-//! second sync that succeeds would prove nothing.
+//! second sync that succeeds would prove nothing. A full file system refuses writes, not syncs;
+//! ENOSPC at a sync is storage that ran out below one.
 #![cfg(target_arch = "x86_64")] // the tracer sets registers by their names
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 

@@ -170,7 +170,9 @@ impl Disk {
             .and_then(|()| File::open(self.shard_path(digest)))
             .and_then(|dir| dir.sync_all())
             .map_err(|source| {
-                // Whatever the error says, ENOSPC too: a second sync would prove nothing.
+                // Whatever the error says. ENOSPC here is not a full file system, which refuses the
+                // rename: it is storage that ran out below one, and what the directory lost may be
+                // other requests' names too. A second sync would prove nothing.
                 self.mark_broken(&format!("could not sync the blob's directory: {source}"));
                 self.failed("sync the blob's directory", source)
             })

@@ -106,7 +106,9 @@ impl Shared {
     }
 
     /// No write from here on. The kernel marks pages clean after a failed sync: a second attempt
-    /// would seem to work and prove nothing. Only a restart reads back what is really there.
+    /// would seem to work and prove nothing. Only a restart reads back what is really there. So too
+    /// when a sync fails with ENOSPC: a full file system refuses the write before, as
+    /// [`is_full`] says; a sync only when storage below it ran out and lost what was written.
     pub(super) fn poison(&self, error: &rusqlite::Error) {
         if fail_point!("read-only", off) {
             return;
