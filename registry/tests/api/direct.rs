@@ -144,6 +144,32 @@ fn the_answer_to_a_body_that_is_not_wanted_can_be_read_and_ends_the_connection()
 }
 
 #[test]
+fn what_is_left_of_a_body_that_nobody_reads_is_dropped_if_it_is_there() {
+    let registry = Registry::start();
+    let unknown = "/v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000";
+    let mut tcp = registry.connect();
+    let start = "/v2/a/blobs/uploads/";
+    for (method, path, status, length) in [
+        ("POST", start, 202, 0),
+        ("PATCH", unknown, 404, 3000),
+        ("PATCH", unknown, 404, 20_000),
+        ("HEAD", "/v2/", 200, 10),
+    ] {
+        let mut bytes =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+                .into_bytes();
+        bytes.extend(chunked(&content(length), 1000));
+        bytes.extend(b"HEAD /v2/ HTTP/1.1\r\nHost: x\r\n\r\n");
+        tcp.write_all(&bytes).unwrap();
+        let answer = head(&mut tcp).expect(status);
+        assert_eq!(answer.header("connection"), None, "{method} {length}");
+        let body = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        tcp.read_exact(&mut vec![0; if method == "HEAD" { 0 } else { body }]).unwrap();
+        head(&mut tcp).expect(200);
+    }
+}
+
+#[test]
 fn malformed_chunks_are_refused_and_what_came_before_is_kept() {
     let registry = Registry::start();
     let location = registry.start_upload("a");

@@ -21,10 +21,14 @@ use crate::http::socket::Socket;
 /// takes them in few, long turns. They wait in the kernel, which makes room for them.
 const LOW_WATER_BYTES: u64 = 256 << 10;
 
+/// Bytes of a body that nobody wants that are dropped to keep its connection. They must have
+/// arrived.
+const DROPPED_BYTES_MAX: usize = 64 << 10;
+
 /// A body that its handler takes from the connection.
 ///
-/// Dropping it gives the connection back, if the body was read to its end, and else lets the
-/// connection end with the answer.
+/// Dropping it gives the connection back, if the body was read to its end or what is left of it is
+/// short and there already, and else lets the connection end with the answer.
 #[derive(Debug)]
 pub(crate) struct Direct {
     socket: Arc<Socket>,
@@ -119,8 +123,11 @@ impl Drop for Direct {
         self.set_low_water(1);
         // Locked: it is read at this moment for a handler that was dropped.
         let surplus = match self.reader.try_lock() {
-            Ok(mut reader) if reader.is_done() => Some(std::mem::take(&mut reader.early)),
-            _ => None,
+            Ok(mut reader) => {
+                reader.drop_rest();
+                reader.is_done().then(|| std::mem::take(&mut reader.early))
+            }
+            Err(_) => None,
         };
         self.handover.end(surplus.map_or(End::Broken, End::Whole));
     }
@@ -217,6 +224,17 @@ impl Read for Reader {
 }
 
 impl Reader {
+    /// Drops what is there of the body, if it is not much.
+    fn drop_rest(&mut self) {
+        let mut buffer = [0; 8 << 10];
+        // Counted by reads: the framing of small chunks is many times as long as they are.
+        for _ in 0..DROPPED_BYTES_MAX / buffer.len() {
+            if self.is_done() || self.read_body(&mut buffer).is_err() {
+                return;
+            }
+        }
+    }
+
     fn read_body(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while !self.is_done() && !buffer.is_empty() {
             if matches!(&self.coding, Coding::Chunked(decoder) if decoder.is_malformed()) {
