@@ -35,6 +35,7 @@ pub struct Options {
     env: Vec<(String, String)>,
     wrapper: Vec<OsString>,
     port: Option<u16>,
+    tls: bool,
     ready_within: Duration,
 }
 
@@ -47,6 +48,7 @@ impl Default for Options {
             env: Vec::new(),
             wrapper: Vec::new(),
             port: None,
+            tls: false,
             ready_within: Duration::from_secs(20),
         }
     }
@@ -93,6 +95,14 @@ impl Options {
         self
     }
 
+    /// Speaks TLS; requests of this process are not answered then.
+    #[must_use]
+    pub fn tls(mut self, certificate: &Path, key: &Path) -> Self {
+        self.tls = true;
+        self.env("REGISTRY_HTTP_TLS_CERTIFICATE", &certificate.to_string_lossy())
+            .env("REGISTRY_HTTP_TLS_KEY", &key.to_string_lossy())
+    }
+
     #[must_use]
     pub fn ready_within(mut self, limit: Duration) -> Self {
         self.ready_within = limit;
@@ -112,7 +122,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts a registry and waits until `/v2/` answers 200.
+    /// Starts a registry and waits until `/v2/` answers 200, or 400 where it speaks TLS.
     ///
     /// # Errors
     /// When the program is missing, ends, or is not ready in time; with its log.
@@ -235,7 +245,7 @@ fn launch(
     let ready = wait::until("the registry's /v2/", options.ready_within, || {
         server.check()?;
         let answer = Request::new("GET", "/v2/").send(address).ok();
-        Ok(answer.filter(|answer| answer.status == 200))
+        Ok(answer.filter(|answer| answer.status == if options.tls { 400 } else { 200 }))
     });
     ready.with_context(|| format!("the registry's log:\n{}", server.log_tail()))?;
     Ok((server, start.elapsed()))
