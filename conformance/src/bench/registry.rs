@@ -30,7 +30,7 @@ use crate::wait;
 /// Size of the blob.
 const BLOB_BYTES: usize = 1 << 30;
 /// Pulls of it in a round, one after the other: processor time is told in steps of 10 ms.
-const PULLS: u32 = 4;
+const PULLS: u32 = 8;
 const CLIENTS: usize = 32;
 /// Requests for a manifest in a round, and pushes of one.
 const GETS: usize = 20_000;
@@ -53,6 +53,7 @@ fn isolate() -> Result<()> {
 #[derive(Default)]
 struct Results {
     push: Samples,
+    first_pull: Samples,
     pull: Samples,
     get: Samples,
     put: Samples,
@@ -64,7 +65,8 @@ struct Results {
 /// If a server is missing or answers wrongly.
 pub fn measure(rounds: usize) -> Result<String> {
     isolate()?;
-    let disk = Disk::new("8G")?;
+    // Each round pushes bytes of its own to each server.
+    let disk = Disk::new(&format!("{}G", 4 + 2 * (rounds + 1)))?;
     let before = load();
     let start = |program: Program| -> Result<(Registry, Results)> {
         let data = disk.path().join(format!("{program:?}"));
@@ -72,11 +74,12 @@ pub fn measure(rounds: usize) -> Result<String> {
         Ok((Registry::start(options)?, Results::default()))
     };
     let mut peers = [start(Program::Roadstead)?, start(Program::DockerRegistry)?];
-    let bytes = noise(1, BLOB_BYTES);
-    let digest = sha256(&bytes);
+    let mut bytes = noise(1, BLOB_BYTES);
     let (nginx, nginx_address) = nginx(&disk.path(), &bytes)?;
     let mut nginx_pull = Samples::default();
     for round in 0..rounds {
+        bytes[..8].copy_from_slice(&(round as u64).to_le_bytes());
+        let digest = sha256(&bytes);
         for place in 0..peers.len() {
             let index = (place + round) % peers.len();
             let (registry, results) = &mut peers[index];
@@ -112,6 +115,8 @@ fn blob(registry: &mut Registry, results: &mut Results, bytes: &[u8], digest: &s
     })?;
     results.push.add(wall, cpu);
     let target = format!("/v2/a/blobs/{digest}");
+    let (wall, cpu) = timed(registry, |registry| fetch(registry.address(), &target))?;
+    results.first_pull.add(wall, cpu);
     let (wall, cpu) = timed(registry, |registry| {
         (0..PULLS).try_for_each(|_| fetch(registry.address(), &target))
     })?;
@@ -215,6 +220,7 @@ fn report(
     let nothing = Samples::default();
     let rows = [
         ("push of 1 GiB, s", 1.0, &ours.push, &theirs.push, &nothing),
+        ("its first pull, s", 1.0, &ours.first_pull, &theirs.first_pull, &nothing),
         ("pull of 1 GiB, s", 1.0, &ours.pull, &theirs.pull, nginx),
         ("manifest GET, µs", 1e6 / GETS as f64, &ours.get, &theirs.get, &nothing),
         ("durable manifest PUT, µs", 1e6 / PUTS as f64, &ours.put, &theirs.put, &nothing),

@@ -321,11 +321,15 @@ impl Session {
         }
         self.open(disk)?;
         let Some(data) = &self.data else { return Ok(()) };
-        // The length of the file must stay: it is the upload's offset. A file system that cannot
-        // loses nothing, and of a full disk the write will tell.
+        // The length of the file must stay: it is the upload's offset.
         let keep = rustix::fs::FallocateFlags::KEEP_SIZE;
-        if rustix::fs::fallocate(data, keep, self.offset, ahead).is_ok() {
-            self.allocated = self.allocated.max(self.claimed);
+        match rustix::fs::fallocate(data, keep, self.offset, ahead) {
+            Ok(()) => self.allocated = self.allocated.max(self.claimed),
+            Err(Errno::IO) => {
+                return Err(disk.failed("claim space for the upload", Errno::IO.into()));
+            }
+            // A file system that cannot loses nothing, and of a full disk the write will tell.
+            Err(_) => {}
         }
         Ok(())
     }

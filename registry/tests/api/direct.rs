@@ -217,3 +217,40 @@ fn space_that_was_claimed_and_not_used_is_given_back() {
     wait_for("giving space back", || blocks() < 3 << 20);
     assert_eq!(std::fs::metadata(&data).unwrap().len(), 1 << 20);
 }
+
+#[test]
+fn of_a_large_body_that_breaks_off_all_that_arrived_is_kept() {
+    let registry = Registry::start();
+    let content = content((40 << 20) + 5);
+    let digest = Digest::sha256(&content);
+    // Not at the end of a block, and behind the part that goes through the page cache.
+    let (pause, end) = ((33 << 20) + 70_001, (37 << 20) + 300_003);
+    for framing in ["Content-Length: 41943045", "Transfer-Encoding: chunked"] {
+        let location = registry.start_upload("a");
+        let mut tcp = registry.connect();
+        let head = format!("PATCH {location} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n");
+        tcp.write_all(head.as_bytes()).unwrap();
+        let pieces = [&content[..pause], &content[pause..end]];
+        for piece in pieces {
+            if framing.contains("chunked") {
+                tcp.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).unwrap();
+                tcp.write_all(piece).unwrap();
+                tcp.write_all(b"\r\n").unwrap();
+            } else {
+                tcp.write_all(piece).unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        tcp.shutdown(std::net::Shutdown::Write).unwrap();
+        let arrived = format!("0-{}", end - 1);
+        wait_for("the broken body", || {
+            registry.get(&location).header("range") == Some(arrived.as_str())
+        });
+        let rest = format!("{end}-{}", content.len() - 1);
+        let headers = [("Content-Range", rest.as_str())];
+        registry.send("PATCH", &location, &headers, &content[end..]).expect(202);
+        registry.send("PUT", &format!("{location}?digest={digest}"), &[], b"").expect(201);
+        let stored = registry.get(&format!("/v2/a/blobs/{digest}")).expect(200).body;
+        assert!(stored == content, "{framing}");
+    }
+}
