@@ -25,10 +25,11 @@ struct Cli {
 enum Command {
     /// Serve a directory of images, until SIGTERM. SIGHUP reads the log's level and the certificate
     /// again
+    #[command(after_help = "`registry config print` shows every setting, with its default.")]
     Serve(ServeArgs),
     /// Ask a running registry whether it is ready; exit 0 if so
     Healthcheck(healthcheck::Args),
-    /// Look at a configuration
+    /// Look at a configuration; `config print` shows every setting, with its default
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
@@ -43,7 +44,7 @@ enum Command {
 enum ConfigCommand {
     /// Say what is wrong with a configuration; exit 78 if anything is
     Check(ConfigArgs),
-    /// Print the configuration that file and environment give together, secrets hidden
+    /// Print what is in effect with this file and environment, defaults included, as a file
     Print(ConfigArgs),
 }
 
@@ -109,7 +110,7 @@ fn config(command: ConfigCommand) -> ExitCode {
                 eprintln!("registry: {note}");
             }
             if print {
-                println!("{}", loaded.effective);
+                print!("{}", loaded.effective);
                 return ExitCode::SUCCESS;
             }
             check_files(loaded.config.tls)

@@ -5,11 +5,20 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// A section whose content does not matter here, because it has no effect or is refused whole.
 type Foreign = BTreeMap<String, Value>;
+
+/// A section whose keys are all commented out is empty, not a mistake.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -17,16 +26,25 @@ pub(super) struct File {
     /// `0.1` selects distribution's defaults where ours differ.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Value>,
+    #[serde(deserialize_with = "or_default")]
     pub log: Log,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loglevel: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub storage: Storage,
+    #[serde(deserialize_with = "or_default")]
     pub http: Http,
+    #[serde(deserialize_with = "or_default")]
     pub validation: Validation,
+    #[serde(deserialize_with = "or_default")]
     pub catalog: Catalog,
+    #[serde(deserialize_with = "or_default")]
     pub tags: Tags,
+    #[serde(deserialize_with = "or_default")]
     pub gc: Gc,
+    #[serde(deserialize_with = "or_default")]
     pub scrub: Scrub,
+    #[serde(deserialize_with = "or_default")]
     pub limits: Limits,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Foreign>,
@@ -55,6 +73,7 @@ pub(super) struct Log {
     pub level: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub formatter: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     pub accesslog: AccessLog,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fields: Option<Foreign>,
@@ -67,14 +86,18 @@ pub(super) struct Log {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct AccessLog {
+    #[serde(deserialize_with = "or_default")]
     pub disabled: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Storage {
+    #[serde(deserialize_with = "or_default")]
     pub filesystem: Filesystem,
+    #[serde(deserialize_with = "or_default")]
     pub delete: Enabled,
+    #[serde(deserialize_with = "or_default")]
     pub maintenance: Maintenance,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<Foreign>,
@@ -123,7 +146,9 @@ pub(super) struct Enabled {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Maintenance {
+    #[serde(deserialize_with = "or_default")]
     pub uploadpurging: UploadPurging,
+    #[serde(deserialize_with = "or_default")]
     pub readonly: Enabled,
 }
 
@@ -157,11 +182,12 @@ pub(super) struct Http {
     pub relativeurls: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draintimeout: Option<Value>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
     pub headers: BTreeMap<String, Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    pub debug: Debug,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debug: Option<Debug>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http2: Option<Foreign>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,6 +229,7 @@ pub(super) struct Validation {
     pub enabled: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disabled: Option<bool>,
+    #[serde(deserialize_with = "or_default")]
     pub manifests: ValidationManifests,
 }
 

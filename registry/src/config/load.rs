@@ -57,12 +57,13 @@ fn parse(path: &Path, text: &str) -> Result<Value, ConfigError> {
             what: describe(error.without_snippet()),
         }
     };
-    // Typed first, for errors with a place in the file.
-    if !text.trim().is_empty() {
-        serde_saphyr::from_str::<File>(text).map_err(located)?;
-    }
-    let tree: Value = serde_saphyr::from_str(text).map_err(located)?;
-    Ok(if tree.is_null() { Value::Object(serde_json::Map::new()) } else { tree })
+    // By its types, for errors with a place in the file, and so that text needs no quotes.
+    let file = match text.trim() {
+        "" => File::default(),
+        _ => serde_saphyr::from_str::<Option<File>>(text).map_err(located)?.unwrap_or_default(),
+    };
+    serde_json::to_value(file)
+        .map_err(|error| ConfigError::Value { key: "configuration", what: error.to_string() })
 }
 
 fn describe(error: &serde_saphyr::Error) -> String {
@@ -70,9 +71,24 @@ fn describe(error: &serde_saphyr::Error) -> String {
         serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
             unknown_key(field, expected.iter().copied())
         }
+        serde_saphyr::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the key {key:?} is given twice")
+        }
+        serde_saphyr::Error::InvalidScalar { ty, .. } => match *ty {
+            "boolean" => "true or false is expected here".to_owned(),
+            _ => "a number is expected here, whole and not negative".to_owned(),
+        },
+        serde_saphyr::Error::Unexpected { expected: "mapping start", .. } => {
+            "a section is expected here: keys, each on a line of its own".to_owned()
+        }
+        serde_saphyr::Error::Unexpected { expected: "sequence start", .. } => {
+            "a list is expected here: [VALUE, VALUE]".to_owned()
+        }
         other => {
             let text = other.to_string();
-            text.lines().next().unwrap_or("").to_owned()
+            let line = text.lines().next().unwrap_or("");
+            // The place stands in front already.
+            line.rsplit_once(" at line ").map_or(line, |(what, _)| what).to_owned()
         }
     }
 }
@@ -100,11 +116,22 @@ fn overlay(
     notes: &mut Vec<String>,
 ) -> Result<(), ConfigError> {
     let path: Vec<String> = name[PREFIX.len()..].split('_').map(str::to_ascii_lowercase).collect();
+    if path == ["version"] {
+        // Images put their own version there.
+        notes.push(format!("{name} has no effect: the version is taken from a file"));
+        return Ok(());
+    }
+    let driver = is_driver(name, text);
     // A value is YAML, so that lists and numbers can be given; where that does not fit the key,
     // it is text.
-    let parsed = serde_saphyr::from_str::<Value>(text).unwrap_or(Value::Null);
+    let values = if driver {
+        vec![serde_json::json!({ text: {} })]
+    } else {
+        let parsed = serde_saphyr::from_str::<Value>(text).unwrap_or(Value::Null);
+        vec![parsed, Value::String(text.to_owned())]
+    };
     let mut failure = String::new();
-    for value in [parsed, Value::String(text.to_owned())] {
+    for value in values {
         let mut changed = tree.clone();
         if !set(&mut changed, &path, value) {
             failure = "the path leads through something that is not a section".to_owned();
@@ -118,16 +145,36 @@ fn overlay(
             Err(error) => failure = error.to_string(),
         }
     }
-    if let Some(rest) = failure.strip_prefix("unknown field `") {
-        let found = rest.split('`').next().unwrap_or("");
-        let known = rest.split('`').skip(2).step_by(2);
-        notes.push(format!("{name} has no effect: {}", unknown_key(found, known)));
+    if let Some((found, known)) = unknown_field(&failure) {
+        let what = unknown_key(found, known.into_iter());
+        if driver {
+            // An empty disk must not stand in for what was asked for.
+            return Err(ConfigError::Variable { name: name.to_owned(), what });
+        }
+        notes.push(format!("{name} has no effect: {what}"));
         return Ok(());
     }
-    Err(ConfigError::Variable { name: name.to_owned(), what: failure })
+    let what = match failure.split_once(", expected struct ") {
+        Some((found, _)) => format!("{found}, expected a section: name one of its keys"),
+        None => failure,
+    };
+    Err(ConfigError::Variable { name: name.to_owned(), what })
 }
 
-fn set(tree: &mut Value, path: &[String], value: Value) -> bool {
+/// Whether a variable names a driver, which is a section without keys: `REGISTRY_STORAGE=filesystem`.
+fn is_driver(name: &str, text: &str) -> bool {
+    matches!(name, "REGISTRY_STORAGE" | "REGISTRY_AUTH")
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// What serde says of a key that it does not know: the key, and those that it knows there.
+pub(super) fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let mut quoted = rest.split('`').step_by(2);
+    Some((quoted.next()?, quoted.collect()))
+}
+
+pub(super) fn set(tree: &mut Value, path: &[String], value: Value) -> bool {
     let Some((key, rest)) = path.split_first() else {
         *tree = value;
         return true;
@@ -151,7 +198,7 @@ fn set(tree: &mut Value, path: &[String], value: Value) -> bool {
 
 /// The known word that is fewest edits away, if it is near enough to be meant.
 pub(super) fn nearest<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = (found.len() / 3).clamp(2, 3).min(found.len().saturating_sub(1));
+    let limit = (found.len() / 3).clamp(2, 3).min(found.len() / 2);
     known
         .map(|word| (edits(found, word), word))
         .filter(|(edits, _)| *edits <= limit)

@@ -1,6 +1,7 @@
 //! What the server is told to do: distribution's configuration file and variables, our own keys
 //! beside them, and the defaults.
 
+mod effective;
 mod file;
 mod load;
 mod tls;
@@ -87,7 +88,8 @@ pub struct Loaded {
     pub config: Config,
     /// Keys without effect, for the log.
     pub notes: Vec<String>,
-    /// The configuration that was read, secrets hidden, as JSON, which is YAML too.
+    /// What is in effect, defaults filled in, as YAML that gives the same configuration again. Keys
+    /// without effect, some of which hold secrets, are left out.
     pub effective: String,
 }
 
@@ -137,11 +139,7 @@ impl Config {
         refuse_unsupported(&file)?;
         note_ineffective(&file, &mut notes);
         let config = Config { tls: tls::settings(&file, &mut notes)?, ..resolve(&file)? };
-        let mut shown = file;
-        if let Some(secret) = &mut shown.http.secret {
-            *secret = "***".to_owned();
-        }
-        let effective = serde_json::to_string_pretty(&shown).unwrap_or_default();
+        let effective = effective::yaml(&config);
         Ok(Loaded { config, notes, effective })
     }
 }
@@ -152,12 +150,17 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
     let refuse = |key, what: &str| Err(ConfigError::Value { key, what: what.to_owned() });
     let set = |section: &Option<_>| section.is_some();
     if set(&file.auth) {
-        return refuse("auth", "accounts are not supported yet, and serving without is not safe");
+        return refuse(
+            "auth",
+            "accounts are not supported yet, and serving without is not safe: leave this key out, \
+             and let nobody reach the registry but those you trust",
+        );
     }
     if set(&file.middleware) {
-        return refuse("middleware", "middleware is not supported");
+        return refuse("middleware", "middleware is not supported: leave this key out");
     }
-    if file.proxy.as_ref().is_some_and(|proxy| proxy.contains_key("remoteurl")) {
+    let remote = file.proxy.as_ref().and_then(|proxy| proxy.get("remoteurl"));
+    if remote.is_some_and(|remote| !remote.is_null() && remote != "") {
         return refuse("proxy.remoteurl", "pull-through mode is not supported yet");
     }
     let storage = &file.storage;
@@ -174,15 +177,22 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
             return refuse(key, "this storage is not supported: use storage.filesystem");
         }
     }
-    if file.http.net.as_deref().is_some_and(|net| net != "tcp") {
-        return refuse("http.net", "only tcp is supported");
+    if file.http.net.as_deref().is_some_and(|net| net != "tcp" && !net.is_empty()) {
+        return refuse("http.net", "only tcp is supported: leave this key out");
     }
     if file.http.prefix.as_deref().is_some_and(|prefix| prefix != "/" && !prefix.is_empty()) {
-        return refuse("http.prefix", "a path prefix is not supported");
+        return refuse("http.prefix", "a path prefix is not supported: use a host name of its own");
     }
     let urls = &file.validation.manifests.urls;
     if urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
         return refuse("validation.manifests.urls", "rules on layer urls are not supported");
+    }
+    let version = file.version.as_ref();
+    if version.is_some_and(|version| version.as_f64() != Some(0.1) && version != "0.1") {
+        return refuse(
+            "version",
+            "the only one is 0.1: with it, distribution's defaults apply where ours differ",
+        );
     }
     Ok(())
 }
@@ -209,23 +219,38 @@ fn note_ineffective(file: &File, notes: &mut Vec<String>) {
     note(file.reporting.is_some(), "reporting", "errors go to the log");
     note(file.log.hooks.is_some(), "log.hooks", "mails are not sent");
     note(file.log.fields.is_some(), "log.fields", "lines have fixed fields");
-    note(file.http.debug.addr.is_some(), "http.debug.addr", "/metrics is served on http.addr");
-    note(file.http.http2.is_some() || file.http.h2c.is_some(), "http.http2", "HTTP/1.1 is served");
-    note(
-        file.validation.manifests.indexes.is_some(),
-        "validation.manifests.indexes",
-        "use validation.manifests.missing",
-    );
+    note(file.log.reportcaller.is_some(), "log.reportcaller", "lines have fixed fields");
+    note(file.http.debug.is_some(), "http.debug", "/metrics is served on http.addr, always");
+    note(file.http.secret.is_some(), "http.secret", "uploads hold no state that needs a signature");
+    note(file.http.http2.is_some(), "http.http2", "HTTP/1.1 is served");
+    note(file.http.h2c.is_some(), "http.h2c", "HTTP/1.1 is served");
+    for (max, key) in [
+        (file.catalog.maxentries, "catalog.maxentries above 100000"),
+        (file.tags.maxtags, "tags.maxtags above 100000"),
+    ] {
+        note(max.is_some_and(|max| max > PAGE_MAX), key, "one answer holds no more");
+    }
+    for (present, key) in [
+        (file.validation.enabled.is_some(), "validation.enabled"),
+        (file.validation.disabled.is_some(), "validation.disabled"),
+        (file.validation.manifests.indexes.is_some(), "validation.manifests.indexes"),
+    ] {
+        note(present, key, "use validation.manifests.missing");
+    }
 }
 
 fn resolve(file: &File) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     // Whoever has a file of distribution gets distribution's defaults.
     let distribution = file.version.is_some();
-    if let Some(addr) = &file.http.addr {
-        config.addr.clone_from(addr);
+    if let Some(text) = &file.http.addr {
+        config.addr = addr(text)?;
     }
     if let Some(root) = &file.storage.filesystem.rootdirectory {
+        if root.is_empty() {
+            let what = "is empty: name a directory, or leave this key out".to_owned();
+            return Err(ConfigError::Value { key: "storage.filesystem.rootdirectory", what });
+        }
         config.root = root.into();
     } else if distribution {
         config.root = "/var/lib/registry".into();
@@ -236,14 +261,11 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
     config.log.format = log_format(file.log.formatter.as_deref())?;
     config.http.access_log = !file.log.accesslog.disabled;
     config.http.headers = headers(file)?;
-    config.http.host = file.http.host.as_deref().map(host).transpose()?;
+    config.http.host =
+        file.http.host.as_deref().filter(|host| !host.is_empty()).map(host).transpose()?;
     config.http.relative_urls = file.http.relativeurls.unwrap_or(config.http.host.is_none());
-    if let Some(max) = file.catalog.maxentries {
-        config.http.catalog_max = max.clamp(1, 100_000);
-    }
-    if let Some(max) = file.tags.maxtags {
-        config.http.tags_max = max.clamp(1, 100_000);
-    }
+    config.http.catalog_max = page(file.catalog.maxentries, config.http.catalog_max);
+    config.http.tags_max = page(file.tags.maxtags, config.http.tags_max);
     if let Some(drain) = duration("http.draintimeout", file.http.draintimeout.as_ref())? {
         config.limits.drain = drain;
         config.store.wait_for_lock = drain;
@@ -265,6 +287,29 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
     config.gc = gc(file, config.gc)?;
     config.scrub = scrub(file, config.scrub)?;
     Ok(config)
+}
+
+/// Most entries of a page: an answer is put together in memory.
+const PAGE_MAX: usize = 100_000;
+
+/// The size of a page. 0 is the default, as with distribution.
+fn page(value: Option<usize>, default: usize) -> usize {
+    match value.unwrap_or(0) {
+        0 => default,
+        max => max.min(PAGE_MAX),
+    }
+}
+
+/// An address to listen on. Names are looked up when it is bound.
+fn addr(text: &str) -> Result<String, ConfigError> {
+    let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    match port {
+        Some(_) => Ok(text.to_owned()),
+        None => {
+            let what = format!("{text:?} has no port: write for example 127.0.0.1:5000, or :5000");
+            Err(ConfigError::Value { key: "http.addr", what })
+        }
+    }
 }
 
 fn size(key: &'static str, value: Option<&Value>) -> Result<Option<u64>, ConfigError> {
@@ -290,8 +335,8 @@ fn level_name(level: &str) -> Result<String, ConfigError> {
         "warning" => Ok("warn".to_owned()),
         "fatal" | "panic" => Ok("error".to_owned()),
         known @ ("error" | "warn" | "info" | "debug" | "trace") => Ok(known.to_owned()),
-        // A filter of tracing's: `info,registry=debug`. Checked when logging starts.
-        filter if filter.contains(['=', ',']) => Ok(level.to_owned()),
+        // A filter of tracing's: `info,registry=debug`.
+        filter if filter.contains(['=', ',']) && observe::is_level(level) => Ok(level.to_owned()),
         _ => Err(ConfigError::Value {
             key: "log.level",
             what: format!("{level:?} is none of error, warn, info, debug, trace"),
@@ -355,7 +400,11 @@ fn limits(file: &File, limits: &mut Limits) -> Result<(), ConfigError> {
         }
     }
     if let Some(connections) = file.limits.connections {
-        limits.connections = connections.max(1);
+        if connections == 0 {
+            let what = "must be more than 0: nobody could connect".to_owned();
+            return Err(ConfigError::Value { key: "limits.connections", what });
+        }
+        limits.connections = connections;
     }
     Ok(())
 }
@@ -377,11 +426,10 @@ fn purge(file: &File, distribution: bool) -> Result<Option<Purge>, ConfigError> 
         return Ok(None);
     }
     let defaults = if distribution { (168 * HOUR, 24 * HOUR) } else { (24 * HOUR, HOUR) };
-    let key = "storage.maintenance.uploadpurging";
-    Ok(Some(Purge {
-        age: duration(key, purging.age.as_ref())?.unwrap_or(defaults.0),
-        interval: duration(key, purging.interval.as_ref())?.unwrap_or(defaults.1),
-    }))
+    let age = duration("storage.maintenance.uploadpurging.age", purging.age.as_ref())?;
+    let interval =
+        duration("storage.maintenance.uploadpurging.interval", purging.interval.as_ref())?;
+    Ok(Some(Purge { age: age.unwrap_or(defaults.0), interval: interval.unwrap_or(defaults.1) }))
 }
 
 fn gc(file: &File, mut gc: collect::Settings) -> Result<collect::Settings, ConfigError> {
@@ -505,6 +553,18 @@ health:
         let error = load("http:\n  addr: x\n  hots: y\n", &[]).unwrap_err().to_string();
         assert!(error.contains("config.yml:3:3"), "{error}");
         assert!(error.contains("did you mean \"host\""), "{error}");
+        for (yaml, told) in [
+            ("gc: 5", ":1:5: a section is expected"),
+            ("http: {headers: {A: b}}", ":1:21: a list is expected"),
+            ("gc: {pace: fast}", ":1:12: a number is expected"),
+            ("storage: {delete: {enabled: 1}}", ":1:29: true or false is expected"),
+            ("gc: {pace: 1, pace: 2}", "the key \"pace\" is given twice"),
+            ("foo: 1", "unknown key \"foo\""),
+        ] {
+            let error = load(yaml, &[]).unwrap_err().to_string();
+            assert!(error.contains(told), "{yaml}: {error}");
+            assert!(!error.contains("at line") && !error.contains("did you"), "{yaml}: {error}");
+        }
         let error = load("http: [\n", &[]).unwrap_err();
         assert!(matches!(error, ConfigError::File { line: 1.., .. }), "{error}");
         let error = load("", &[("REGISTRY_LOG_ACCESSLOG_DISABLED", "perhaps")]).unwrap_err();
@@ -531,16 +591,58 @@ health:
             "storage: {filesystem: {reserve: much}}",
             "storage: {filesystem: {directfrom: true}}",
             "limits: {head: 0}",
+            "limits: {connections: 0}",
+            "version: 0.2",
+            "http: {addr: 5000}",
+            "http: {addr: localhost}",
+            "storage: {filesystem: {rootdirectory: ''}}",
+            "log: {level: 'a=b=c'}",
         ] {
             assert!(load(yaml, &[]).is_err(), "{yaml}");
         }
-        assert!(load("", &[("REGISTRY_AUTH_HTPASSWD_PATH", "x")]).is_err());
+        for (name, value) in [
+            ("REGISTRY_AUTH_HTPASSWD_PATH", "x"),
+            ("REGISTRY_AUTH", "htpasswd"),
+            ("REGISTRY_STORAGE", "s3"),
+            ("REGISTRY_STORAGE", "other"),
+        ] {
+            assert!(load("", &[(name, value)]).is_err(), "{name}={value}");
+        }
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let loaded = load("http: {secret: hunter2}", &[]).unwrap();
-        assert!(!loaded.effective.contains("hunter2"));
+        for yaml in [
+            "http: {secret: hunter2}",
+            "redis: {password: hunter2}",
+            "notifications: {endpoints: [{headers: {Authorization: [hunter2]}}]}",
+            "log: {hooks: [{options: {smtp: {password: hunter2}}}]}",
+        ] {
+            assert!(!load(yaml, &[]).unwrap().effective.contains("hunter2"), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn empty_sections_and_zero_pages_are_as_if_left_out() {
+        let defaults = load("", &[]).unwrap().effective;
+        for yaml in [
+            "# http:",
+            "null",
+            "gc:",
+            "log:\n  accesslog:\n    disabled:\nhttp:\n  headers:\n  host: ''\n  net: ''\n",
+            "catalog: {maxentries: 0}\ntags: {maxtags: 0}",
+            "proxy: {remoteurl: ''}",
+        ] {
+            let loaded = load(yaml, &[]).unwrap();
+            assert_eq!(loaded.effective, defaults, "{yaml}");
+            assert!(loaded.notes.is_empty(), "{yaml}: {:?}", loaded.notes);
+        }
+        let large = load("tags: {maxtags: 100001}", &[]).unwrap();
+        assert_eq!((large.config.http.tags_max, large.notes.len()), (100_000, 1));
+        let named = load("", &[("REGISTRY_STORAGE", "filesystem")]).unwrap();
+        assert_eq!(named.effective, defaults);
+        let versioned = load("", &[("REGISTRY_VERSION", "2.8.3")]).unwrap();
+        assert_eq!((versioned.effective, versioned.notes.len()), (defaults, 1));
     }
 
     proptest::proptest! {

@@ -48,6 +48,11 @@ impl Level {
     }
 }
 
+/// Whether a log can be told to keep to `level`.
+pub fn is_level(level: &str) -> bool {
+    filter(level).is_ok()
+}
+
 fn filter(level: &str) -> Result<EnvFilter, LogError> {
     // What actix says about its start is noise at `info`; a filter of one's own can ask for it.
     EnvFilter::try_new(format!("actix_server=warn,{level}"))

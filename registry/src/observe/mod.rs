@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-pub use log::{Format, Level, LogError, Settings, init};
+pub use log::{Format, Level, LogError, Settings, init, is_level};
 pub use metrics::{Gauges, Metrics};
 
 /// One request and its answer, from the head's arrival to the last byte sent. Dropping it counts the
