@@ -4,6 +4,8 @@
 mod effective;
 mod file;
 mod load;
+#[cfg(test)]
+mod reference;
 mod tls;
 mod units;
 
