@@ -146,3 +146,63 @@ fn an_upload_that_is_given_up_by_a_delete_stops() {
     assert_eq!(Answer::parse(&answer).map(|answer| answer.status), Some(404));
     registry.get(&format!("/v2/a/blobs/{}", Digest::sha256(b""))).expect(404);
 }
+
+/// Each of these is answered as often as it holds requests, and what is hidden in a body is none.
+#[test]
+fn requests_are_found_where_they_are_and_nowhere_else() {
+    let registry = Registry::start();
+    let hidden = "POST /v2/hidden/blobs/uploads/ HTTP/1.1\r\nHost: x\r\n\r\n";
+    let last = "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let length = hidden.len();
+    let chunk = format!("{length:x}\r\n{hidden}\r\n0\r\n\r\n");
+    let long = format!("{hidden}{}", "x".repeat(70_000 - length));
+    let unknown = "PATCH /v2/a/blobs/uploads/00000000-0000-4000-8000-000000000000";
+    let with = |request: &str, fields: &str, body: &str| {
+        format!("{request} HTTP/1.1\r\nHost: x\r\n{fields}\r\n{body}{last}")
+    };
+    let (get, mut wrong) = ("GET /v2/", Vec::new());
+    for (bytes, statuses) in [
+        // actix ends the connection behind a body that it should have read.
+        (with(get, &format!("Content-Length: {length}\r\n"), hidden), &[200][..]),
+        (with(get, "Transfer-Encoding: chunked\r\n", &chunk), &[200, 200]),
+        (with(unknown, "Transfer-Encoding: chunked\r\n", &chunk), &[404, 200]),
+        (
+            with(unknown, "Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n", &chunk),
+            &[100, 404, 200],
+        ),
+        // Too long to be dropped: the connection ends instead.
+        (with(unknown, "Content-Length: 700000\r\n", &long), &[404]),
+        // What can be read in two ways.
+        (with(get, "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", &chunk), &[400]),
+        (with(get, &format!("Content-Length: {length}\r\nContent-Length: 0\r\n"), hidden), &[400]),
+        (with(get, &format!("Content-Length: +{length}\r\n"), hidden), &[400]),
+        (with(get, "Content-Length: 0, 0\r\n", hidden), &[400]),
+        (with(get, "Transfer-Encoding : chunked\r\n", &chunk), &[400]),
+        (with(get, "Transfer-Encoding:\r\n chunked\r\n", &chunk), &[400]),
+        (with(get, "Transfer-Encoding: chunked, identity\r\n", &chunk), &[400]),
+        (with(get, "Transfer-Encoding: xchunked\r\n", &chunk), &[400]),
+        (with(get, "X: a\rTransfer-Encoding: chunked\r\n", &chunk), &[400]),
+        (with(unknown, "Transfer-Encoding: chunked\r\n", &format!("0\r\n{hidden}")), &[404]),
+        (with(unknown, "Transfer-Encoding: chunked\r\n", &format!("1 {chunk}")), &[404]),
+        (
+            format!("GET /v2/ HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}"),
+            &[400],
+        ),
+        // Behind an end, and behind what is no request, there is nothing more.
+        (with(get, "Connection: close\r\n", ""), &[200]),
+        (with(get, "", "no request\r\n\r\n"), &[200, 400]),
+    ] {
+        let answer = String::from_utf8(registry.raw(bytes.as_bytes())).unwrap();
+        let seen: Vec<u16> = answer
+            .split("HTTP/1.")
+            .skip(1)
+            .map(|part| part.split(' ').nth(1).unwrap().parse().unwrap())
+            .collect();
+        if seen != statuses {
+            wrong.push(format!("{bytes:.200}: {seen:?} and not {statuses:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let uploads = std::fs::read_dir(registry.root().join("uploads")).unwrap().count();
+    assert_eq!(uploads, 0, "a request in a body was one");
+}
