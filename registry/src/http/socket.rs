@@ -17,6 +17,10 @@ use tokio_rustls::server::TlsStream;
 /// Bytes decrypted at once where they are not read into their last place.
 const PIECE_BYTES: usize = 16 << 10;
 
+/// Reads of a few KiB that may give nothing before others have their turn: records may be empty, and
+/// a client could send them for ever.
+const READS_MAX: usize = 64;
+
 /// Encrypted bytes that a session may hold at the most: one record and what it is read with.
 /// Source: RFC 8446 §5.2.
 const HELD_BYTES_MAX: u64 = 32 << 10;
@@ -118,9 +122,10 @@ impl Socket {
             if more && taken > 0 {
                 return Ok(taken);
             }
-            match send_all(&mut session, &self.tcp) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && taken > 0 => {}
-                Err(error) => return Err(error),
+            let sent = send_all(&mut session, &self.tcp);
+            match sent.map_err(|error| (error.kind(), error)) {
+                Err((io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted, _)) if taken > 0 => {}
+                Err((_, error)) => return Err(error),
                 Ok(()) => {}
             }
             if taken > 0 {
@@ -149,7 +154,7 @@ fn decrypt(
     from: &mut dyn Read,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
-    loop {
+    for _ in 0..READS_MAX {
         match session.reader().read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The connection has ended without TLS's own word. Nothing is cut off unnoticed: HTTP
@@ -164,6 +169,7 @@ fn decrypt(
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
     }
+    Err(io::ErrorKind::WouldBlock.into())
 }
 
 fn send_all(session: &mut ServerConnection, tcp: &TcpStream) -> io::Result<()> {

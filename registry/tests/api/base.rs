@@ -192,6 +192,7 @@ fn every_metric_has_a_value_from_the_start() {
     let registry = Registry::start();
     let text = String::from_utf8(registry.get("/metrics").expect(200).body).unwrap();
     for name in [
+        "registry_tls_handshake_errors_total",
         "registry_uploads_active",
         "registry_storage_free_bytes",
         "registry_storage_writable",
