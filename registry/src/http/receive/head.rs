@@ -58,15 +58,22 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         first = false;
     }
     // What will never be a request is refused at once and not when its time is up.
-    let printable = |byte: &u8| (b' '..=b'~').contains(byte) || *byte == b'\r';
-    if bytes.len() >= HEAD_BYTES_MAX || (first && !bytes.iter().all(printable)) {
+    let never = first && !is_printable(bytes.strip_suffix(b"\r").unwrap_or(bytes));
+    if bytes.len() >= HEAD_BYTES_MAX || never {
         return Parsed::Odd;
     }
     Parsed::Partial
 }
 
 fn is_request_line(line: &[u8]) -> bool {
-    line.ends_with(b" HTTP/1.1") && line[0].is_ascii_uppercase() && !line.starts_with(b"CONNECT ")
+    line.ends_with(b" HTTP/1.1")
+        && line[0].is_ascii_uppercase()
+        && !line.starts_with(b"CONNECT ")
+        && is_printable(line)
+}
+
+fn is_printable(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| (b' '..=b'~').contains(byte))
 }
 
 /// Notes what a header field says about the body. `None`: not plain.
@@ -155,6 +162,10 @@ mod tests {
             "GET / HTTP/1.0\r\n\r\n",
             "CONNECT x HTTP/1.1\r\n\r\n",
             "\x16\x03\x01",
+            // The same however much of it is there.
+            "GET /\0 HTTP/1.1\r\nX: a",
+            "GET /\0 HTTP/1.1\r",
+            "GET /\ra",
         ] {
             assert_eq!(parse(text.as_bytes()), Parsed::Odd, "{text:?}");
         }
