@@ -35,6 +35,21 @@ fn garbage_is_answered_and_nothing_falls_over() {
 }
 
 #[test]
+fn a_head_that_is_too_long_is_refused() {
+    let registry = Registry::start();
+    let get = "GET /v2/ HTTP/1.1\r\nHost: x\r\n";
+    let name = format!("{get}{}: y\r\n\r\n", "x".repeat(70_000));
+    let value = format!("{get}X: {}\r\n\r\n", "x".repeat(300_000));
+    for long in [name.clone(), value, format!("{get}\r\n{name}")] {
+        let answer = String::from_utf8(registry.raw(long.as_bytes())).unwrap();
+        let last = answer.rsplit("HTTP/1.1 ").next().unwrap();
+        assert!(last.starts_with("400 "), "{answer}");
+    }
+    let fits = format!("{get}Connection: close\r\nX: {}\r\n\r\n", "x".repeat(30_000));
+    assert_eq!(Answer::parse(&registry.raw(fits.as_bytes())).unwrap().status, 200);
+}
+
+#[test]
 fn a_head_that_does_not_arrive_is_not_waited_for() {
     let limit = Duration::from_millis(300);
     let registry = Registry::start_with(|config| config.limits.head = limit);

@@ -19,6 +19,9 @@ const DIRECT_BYTES_MIN: u64 = 64 << 10;
 /// What `Transfer-Encoding` is called in a head whose body actix must not see.
 const BLANKED_NAME: &[u8; 17] = b"X-Body-Is-Chunked";
 
+/// What actix gets in place of a head that is too long: it answers 400 and ends the connection.
+const REFUSED: &[u8] = b"\0";
+
 /// What a connection's stream knows of the requests on it.
 #[derive(Debug)]
 pub(crate) struct Front {
@@ -43,6 +46,8 @@ enum Place {
     Direct,
     /// Unknown, for the rest of the connection.
     Lost,
+    /// Behind a head that is refused: the connection ends.
+    Refused,
 }
 
 /// Where the stream leaves a body for the handler of its request.
@@ -163,6 +168,11 @@ impl Front {
         self.place == Place::PartOfHead
     }
 
+    /// Whether a head was refused, so that bytes may be left that nobody reads.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.place == Place::Refused
+    }
+
     /// Whether the connection is actix's from here on.
     pub(crate) fn is_lost(&self) -> bool {
         self.place == Place::Lost
@@ -182,7 +192,7 @@ impl Front {
                 self.admitted -= part;
                 return Poll::Ready(Ok(()));
             }
-            if self.is_handed_over(cx) {
+            if self.is_refused() || self.is_handed_over(cx) {
                 return Poll::Pending;
             }
             if self.place == Place::Head && !self.held.is_empty() && self.is_answering() {
@@ -199,6 +209,10 @@ impl Front {
                     self.held.extend_from_slice(&buffer.filled()[start + admitted..]);
                 }
                 buffer.set_filled(start + admitted);
+                if self.is_refused() {
+                    self.held = REFUSED.to_vec();
+                    self.admitted = REFUSED.len();
+                }
                 if admitted > 0 {
                     return Poll::Ready(Ok(()));
                 }
@@ -217,8 +231,12 @@ impl Front {
                     }
                 }
                 self.admitted = self.admit(&mut held);
-                if self.place == Place::Direct {
+                if matches!(self.place, Place::Direct | Place::Refused) {
                     held.truncate(self.admitted);
+                }
+                if self.is_refused() {
+                    held.extend_from_slice(REFUSED);
+                    self.admitted = held.len();
                 }
                 self.held = held;
             }
@@ -242,6 +260,7 @@ impl Front {
                 Place::Head if self.is_answering() => return at,
                 Place::Head => match head::parse(&bytes[at..]) {
                     Parsed::Odd => self.place = Place::Lost,
+                    Parsed::TooLong => self.place = Place::Refused,
                     Parsed::Partial => self.place = Place::PartOfHead,
                     Parsed::Plain(head) => {
                         let (head_bytes, rest) = bytes[at..].split_at_mut(head.length);
@@ -249,7 +268,7 @@ impl Front {
                         at += head.length;
                     }
                 },
-                Place::PartOfHead | Place::Direct => return at,
+                Place::PartOfHead | Place::Direct | Place::Refused => return at,
                 Place::Lost => return bytes.len(),
             }
         }

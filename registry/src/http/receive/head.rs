@@ -7,8 +7,8 @@
 
 use std::ops::Range;
 
-/// A head that is still not complete with so many bytes is left to actix, which refuses it.
-const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Longest head. It must be less than 64 KiB: actix panics at a field's name of so many bytes.
+const HEAD_BYTES_MAX: usize = 32 << 10;
 
 /// How a request's body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(super) enum Parsed {
     Partial,
     /// Not in the plain form; perhaps no head at all.
     Odd,
+    /// Longer than any head may be.
+    TooLong,
     Plain(Head),
 }
 
@@ -44,6 +46,9 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     while let Some(length) = bytes[head.length..].iter().position(|byte| *byte == b'\n') {
         let start = head.length;
         head.length += length + 1;
+        if head.length > HEAD_BYTES_MAX {
+            break;
+        }
         let Some(line) = bytes[start..head.length].strip_suffix(b"\r\n") else {
             return Parsed::Odd;
         };
@@ -58,11 +63,11 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         first = false;
     }
     // What will never be a request is refused at once and not when its time is up.
-    let never = first && !is_printable(bytes.strip_suffix(b"\r").unwrap_or(bytes));
-    if bytes.len() >= HEAD_BYTES_MAX || never {
+    let start = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
+    if first && !is_printable(start.strip_suffix(b"\r").unwrap_or(start)) {
         return Parsed::Odd;
     }
-    Parsed::Partial
+    if bytes.len() >= HEAD_BYTES_MAX { Parsed::TooLong } else { Parsed::Partial }
 }
 
 fn is_request_line(line: &[u8]) -> bool {
@@ -120,7 +125,7 @@ mod tests {
                 );
                 Some(head.framing)
             }
-            Parsed::Odd => None,
+            Parsed::Odd | Parsed::TooLong => None,
             Parsed::Partial => panic!("{text:?} is complete"),
         }
     }
@@ -169,7 +174,9 @@ mod tests {
         ] {
             assert_eq!(parse(text.as_bytes()), Parsed::Odd, "{text:?}");
         }
-        assert_eq!(parse(&[b'A'; HEAD_BYTES_MAX]), Parsed::Odd);
+        assert_eq!(parse(&[b'A'; HEAD_BYTES_MAX]), Parsed::TooLong);
+        let long = format!("GET / HTTP/1.1\r\n{}: a\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
+        assert_eq!(parse(long.as_bytes()), Parsed::TooLong);
     }
 
     #[test]

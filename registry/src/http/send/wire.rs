@@ -453,7 +453,7 @@ impl AsyncWrite for Wire {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let unread = this.front.handover().is_broken();
+        let unread = this.front.handover().is_broken() || this.front.is_refused();
         if this.linger.is_none() {
             this.socket.end_writing();
             ready!(this.poll_rest(cx))?;
