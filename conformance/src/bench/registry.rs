@@ -75,7 +75,8 @@ pub fn measure(rounds: usize) -> Result<String> {
     };
     let mut peers = [start(Program::Roadstead)?, start(Program::DockerRegistry)?];
     let mut bytes = noise(1, BLOB_BYTES);
-    let (nginx, nginx_address) = nginx(&disk.path(), &bytes)?;
+    // Of the same file, so that it lies in memory the same way.
+    let (nginx, nginx_address) = nginx(&disk.path(), peers[0].0.data())?;
     let mut nginx_pull = Samples::default();
     for round in 0..rounds {
         bytes[..8].copy_from_slice(&(round as u64).to_le_bytes());
@@ -88,8 +89,10 @@ pub fn measure(rounds: usize) -> Result<String> {
             nix::unistd::sync();
             manifests(registry, results, round)?;
         }
+        let hex = digest.trim_start_matches("sha256:");
+        let path = format!("/blobs/sha256/{}/{hex}", &hex[..2]);
         let (cpu, started) = (nginx.cpu()?, Instant::now());
-        (0..PULLS).try_for_each(|_| fetch(nginx_address, "/blob"))?;
+        (0..PULLS).try_for_each(|_| fetch(nginx_address, &path))?;
         nginx_pull.add(started.elapsed() / PULLS, (nginx.cpu()? - cpu) / PULLS);
     }
     let [(_, ours), (_, theirs)] = &peers;
@@ -181,17 +184,17 @@ fn fetch(address: SocketAddr, target: &str) -> Result<()> {
     Ok(())
 }
 
-/// nginx with sendfile, in one process so that its times are those of the server.
-fn nginx(disk: &Path, bytes: &[u8]) -> Result<(Server, SocketAddr)> {
-    let root = disk.join("nginx");
-    fs::create_dir(&root)?;
-    fs::write(root.join("blob"), bytes)?;
+/// nginx with sendfile, in one process so that its times are those of the server. It serves `root`.
+fn nginx(disk: &Path, root: &Path) -> Result<(Server, SocketAddr)> {
+    let own = disk.join("nginx");
+    fs::create_dir(&own)?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-    let root = root.display();
     let config = format!(
-        "daemon off; master_process off; user root; pid {root}/pid; error_log stderr;\n\
+        "daemon off; master_process off; user root; pid {}/pid; error_log stderr;\n\
          events {{}}\n\
-         http {{ access_log off; sendfile on; server {{ listen {address}; root {root}; }} }}\n"
+         http {{ access_log off; sendfile on; server {{ listen {address}; root {}; }} }}\n",
+        own.display(),
+        root.display()
     );
     let file = disk.join("nginx/conf");
     fs::write(&file, config)?;
@@ -199,7 +202,7 @@ fn nginx(disk: &Path, bytes: &[u8]) -> Result<(Server, SocketAddr)> {
     let mut server = Server::start(command.arg("-c").arg(&file), &disk.join("nginx/log"))?;
     wait::until("nginx", Duration::from_secs(10), || {
         server.check()?;
-        Ok(Request::new("HEAD", "/blob").send(address).ok())
+        Ok(Request::new("HEAD", "/").send(address).ok())
     })?;
     Ok((server, address))
 }

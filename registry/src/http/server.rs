@@ -110,7 +110,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves on `bound`, with TLS if it is given, with `workers` threads. Must be called, and awaited, on an actix runtime.
+    /// Serves on `bound`, with TLS if it is given, with `workers` threads. Must be called, and
+    /// awaited, on an actix runtime.
     ///
     /// # Errors
     /// [`ServerError::Run`].
