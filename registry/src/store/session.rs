@@ -382,7 +382,10 @@ impl Session {
             let _ = sys::start_writeback(data, self.written_back, self.offset - self.written_back);
             self.written_back = self.offset;
         }
-        self.save_at_times(disk)
+        if self.offset - self.saved.unwrap_or(0) >= SAVE_BYTES {
+            self.save(disk)?;
+        }
+        Ok(())
     }
 
     /// Appends a block, past the page cache where that pays.
@@ -409,7 +412,7 @@ impl Session {
         };
         self.hasher.update(&bytes[..written]);
         self.offset += written as u64;
-        // What is left is not aligned any more.
+        // Nothing, or what is not aligned any more.
         self.append(disk, &[&bytes[written..]])
     }
 
@@ -427,10 +430,6 @@ impl Session {
             }
         };
         Ok(())
-    }
-
-    fn save_at_times(&mut self, disk: &Disk) -> Result<(), StoreError> {
-        if self.offset - self.saved.unwrap_or(0) >= SAVE_BYTES { self.save(disk) } else { Ok(()) }
     }
 
     fn open(&mut self, disk: &Disk) -> Result<(), StoreError> {

@@ -46,7 +46,8 @@ pub(crate) struct Limits {
     /// From a request's first byte, or a connection's beginning, to the end of the head. actix times
     /// only a connection's first request, by a clock that ticks twice a second.
     pub(crate) head: Duration,
-    /// For the client to take one byte of an answer. actix has no such limit.
+    /// For the client to take one byte of an answer; twice as long at the most. actix has no such
+    /// limit.
     pub(crate) write: Duration,
     /// For a client to stop sending a body that is not wanted, once it has its answer.
     pub(crate) linger: Duration,
