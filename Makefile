@@ -4,22 +4,28 @@
 
 CARGO      ?= cargo
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
-CONFORMANCE = $(CARGO) run --locked --release --quiet -p conformance --bin conformance --
+# The harness is built once, as the tests are; only the generators of load need it optimised.
+CONFORMANCE = $(CARGO) run --locked --quiet -p conformance --bin conformance --
+BENCH       = $(CARGO) run --locked --release --quiet -p conformance --bin conformance --
 
-# The black-box tests and benchmarks run these binaries.
+# The black-box tests run these binaries; benchmarks and the demo run what people get.
 export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/release
+demo bench dist: export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/dist
 # A registry that can be told to leave a step out: what is known to be bad must be noticed.
-export ROADSTEAD_FAILPOINTS_BIN := $(TARGET_DIR)/failpoints/registry
+export ROADSTEAD_FAILPOINTS_BIN := $(TARGET_DIR)/debug/registry
 
-.PHONY: help build demo check test failpoints install bench torture fuzz
+.PHONY: help build dist demo check test debug install bench torture fuzz
 
 help:                ## List these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
 
-build:               ## Build both programs, optimised, into target/release
-	$(CARGO) build --locked --release --workspace
+build:               ## Build both programs into target/release, quickly: what the tests run
+	$(CARGO) build --locked --release -p registry -p runner
 
-demo: build          ## Start the registry, push an image, run it with rrun, clean up (root)
+dist:                ## Build both programs as people get them, into target/dist
+	$(CARGO) build --locked --profile dist -p registry -p runner
+
+demo: dist           ## Start the registry, push an image, run it with rrun, clean up (root)
 	$(CONFORMANCE) demo
 
 check:               ## Format, lints, fast tests: before every commit
@@ -27,34 +33,51 @@ check:               ## Format, lints, fast tests: before every commit
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked --workspace --lib --bins
 
-test: install        ## Everything, through the wire and the kernel (root; installs what it needs)
-	$(MAKE) check
-	$(MAKE) build
-	$(CARGO) test --locked -p shared -p registry -p runner --tests
-	$(CARGO) test --locked -p registry --features failpoints --test crash --test syncs --test soak -- --test-threads=1
-	$(CARGO) test --locked -p runner --features known-bad --test container --test images known_bad
-	$(CARGO) test --locked -p registry --features failpoints --test faults
-	$(MAKE) failpoints
-	$(CARGO) test --locked -p conformance --tests -- --test-threads=1
+# Each suite has a budget in seconds on two cores; one that is over it fails at the end, when all
+# have run. A suite is a module of a crate's one test binary and runs in a process of its own.
+SUITES := $(TARGET_DIR)/suites
+suite  = @echo "== suite $(1)"; start=$$(date +%s); $(3) || { echo "suite $(1) failed"; exit 1; }; \
+  echo "$(1) $$(($$(date +%s) - start)) $(2)" >> $(SUITES)
+IT     = $(CARGO) test --locked --quiet -p
+BLACK_BOX := $(filter-out main,$(basename $(notdir $(wildcard conformance/tests/it/*.rs))))
+BUDGET     = $(or $(BUDGET_$(1)),60)
 
-failpoints:
-	$(CARGO) build --locked -p registry --features failpoints --bin registry
-	install -D $(TARGET_DIR)/debug/registry $(ROADSTEAD_FAILPOINTS_BIN)
+test: install debug  ## Everything, through the wire and the kernel (root; installs what it needs)
+	@rm -f $(SUITES)
+	$(call suite,check,600,$(MAKE) check)
+	$(call suite,build,600,$(MAKE) build)
+	$(call suite,registry,240,$(IT) registry --test it -- --skip crash:: --skip syncs:: --skip soak:: --skip faults::)
+	$(call suite,registry-crash,240,$(IT) registry --test it -- --test-threads=1 crash:: syncs:: soak::)
+	$(call suite,registry-faults,120,$(IT) registry --test it -- faults::)
+	$(call suite,runner,240,$(IT) runner --test it -- --skip known_bad_measures)
+	$(call suite,runner-known-bad,120,$(IT) runner --test it -- known_bad_measures)
+	@set -e; for suite in $(foreach name,$(BLACK_BOX),$(name)=$(call BUDGET,$(name))); do \
+	  $(MAKE) --no-print-directory black-box NAME=$${suite%=*} SECONDS_AT_MOST=$${suite#*=}; done
+	@awk '{ late = $$2 > $$3; bad += late; total += $$2; \
+	  printf "%-24s %5d s of %4d%s\n", $$1, $$2, $$3, late ? "  OVER ITS BUDGET" : "" } \
+	  END { printf "%-24s %5d s\n", "all suites", total; exit bad > 0 }' $(SUITES)
+
+.PHONY: black-box
+black-box:
+	$(call suite,$(NAME),$(SECONDS_AT_MOST),$(IT) conformance --test it -- --test-threads=1 $(NAME)::)
+
+debug:
+	$(CARGO) build --locked --workspace
 
 install:             ## Debian packages and Go programs that the tests and benchmarks need (root)
 	$(CONFORMANCE) install
 
-bench: install build ## Figures beside the peers, in one interleaved run (root)
-	$(CONFORMANCE) bench registry
-	$(CONFORMANCE) bench runner
+bench: install dist  ## Figures beside the peers, in one interleaved run (root)
+	$(BENCH) bench registry
+	$(BENCH) bench runner
 
 CUTS    ?= 1000
 KILLS   ?= 1000
 SECONDS ?= 300
 SEED    ?= 1
 FS      ?= ext4,xfs
-torture: install build failpoints ## CUTS power cuts per file system FS, KILLS kills, SECONDS of collection beside pushers; writes conformance/RELIABILITY.md (root)
-	$(CONFORMANCE) torture --cuts $(CUTS) --kills $(KILLS) --seconds $(SECONDS) --seed $(SEED) --fs $(FS) \
+torture: install build debug ## CUTS power cuts per file system FS, KILLS kills, SECONDS of collection beside pushers; writes conformance/RELIABILITY.md (root)
+	$(BENCH) torture --cuts $(CUTS) --kills $(KILLS) --seconds $(SECONDS) --seed $(SEED) --fs $(FS) \
 	  --peer --known-bad --report conformance/RELIABILITY.md
 
 FUZZ_SECONDS ?= 600

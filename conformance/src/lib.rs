@@ -58,19 +58,19 @@ pub fn bin(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// The path of the registry that can be told to leave a step out (`make failpoints`).
+/// The path of the registry that can be told to leave a step out: the debug build.
 ///
-/// Taken from `ROADSTEAD_FAILPOINTS_BIN`, else from where `make failpoints` puts it.
+/// Taken from `ROADSTEAD_FAILPOINTS_BIN`, else from the debug directory of this build.
 ///
 /// # Errors
 /// When it was not built yet.
 pub fn failpoints_bin() -> anyhow::Result<PathBuf> {
     let path = match std::env::var_os("ROADSTEAD_FAILPOINTS_BIN") {
         Some(path) => PathBuf::from(path),
-        None => target_dir().join("failpoints/registry"),
+        None => target_dir().join("debug/registry"),
     };
     if !path.is_file() {
-        bail!("{} does not exist: run `make failpoints` first", path.display());
+        bail!("{} does not exist: run `cargo build` first", path.display());
     }
     Ok(path)
 }

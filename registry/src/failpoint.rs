@@ -1,4 +1,4 @@
-//! Failing on purpose, at named places; compiled only with the feature `failpoints`, which no
+//! Failing on purpose, at named places; compiled with debug assertions only, which no
 //! release has.
 //!
 //! `REGISTRY_FAILPOINTS="NAME=ACTION;NAME=ACTION@N"`, read once, at the first point that is
@@ -16,7 +16,7 @@
 ///
 /// As an expression, `fail_point!("name", off)` is whether the step is left out, and
 /// `fail_point!("name", io)` is an `std::io::Result<()>`.
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 macro_rules! fail_point {
     ($name:literal) => {
         let _ = $crate::failpoint::arrive($name);
@@ -34,8 +34,8 @@ macro_rules! fail_point {
     };
 }
 
-/// See the other definition: without the feature nothing is left of it.
-#[cfg(not(feature = "failpoints"))]
+/// See the other definition: in a release nothing is left of it.
+#[cfg(not(debug_assertions))]
 macro_rules! fail_point {
     ($name:literal) => {};
     ($name:literal, off) => {
@@ -48,10 +48,10 @@ macro_rules! fail_point {
 
 pub(crate) use fail_point;
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 pub(crate) use enabled::{Action, arrive};
 
-#[cfg(feature = "failpoints")]
+#[cfg(debug_assertions)]
 mod enabled {
     use std::collections::HashMap;
     use std::sync::OnceLock;

@@ -247,7 +247,7 @@ to collect without stopping pushes. Every acknowledged image that nobody deleted
 const KNOWN_BAD: &str = "\
 A number of crashes survived says nothing if nobody would notice a loss. These builds of the registry \
 leave a step out, and only the clients' log may notice it. (The sync of a blob's directory is left \
-to the trace of system calls in `registry/tests/syncs`: as long as the database's log grows, its \
+to the trace of system calls in `registry/tests/it/syncs`: as long as the database's log grows, its \
 next sync commits the directory with it, on both file systems.) Before anything else the rig shows \
 that it loses an unsynced rename and unsynced bytes, and keeps a synced file.\n\n\
 | left out | tried by | noticed after |\n|---|---|---|\n";

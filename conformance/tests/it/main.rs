@@ -1,0 +1,21 @@
+//! Both programs from outside. One binary, so that it is linked once; one module per suite, and each
+//! suite runs in a process of its own (`make test`): some change their namespaces and limits.
+
+#[path = "../../../runner/tests/it/corpus/mod.rs"]
+mod corpus;
+mod docker_table;
+mod official;
+mod registry_clients;
+mod registry_crash;
+mod registry_crowd;
+mod registry_durable;
+mod registry_load;
+mod registry_model;
+mod registry_protocol;
+mod registry_tls;
+mod run_basics;
+mod run_concurrency;
+mod run_corpus;
+mod run_docker_table;
+mod run_guest;
+mod run_terminal;

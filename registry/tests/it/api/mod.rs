@@ -1,0 +1,15 @@
+//! The registry's HTTP interface: raw bytes in, whole answers out, against a server in this
+//! process. One module per section of the specification; each test names what it shows.
+
+mod base;
+mod blobs;
+mod direct;
+mod harness;
+mod hostile;
+mod lists;
+mod manifests;
+mod model;
+mod pipelined;
+mod referrers;
+mod tls;
+mod uploads;

@@ -1,0 +1,9 @@
+//! Containers through the built program, on the real kernel: what they see, how they end, and the
+//! holes of other runtimes. Needs root, and the static shell of the package `busybox-static`.
+
+mod cve;
+mod flags;
+mod life;
+mod recovery;
+mod sees;
+mod support;

@@ -1,0 +1,11 @@
+//! Images, from the registry to the tree that a container sees. Needs root and overlayfs.
+
+mod host;
+mod island;
+mod network;
+mod power;
+mod pulling;
+mod registry;
+mod removing;
+mod tree;
+mod unpacking;

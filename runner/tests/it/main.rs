@@ -1,0 +1,11 @@
+//! The runner's tests that need a kernel, a registry or the built program. One binary, so that it is
+//! linked once; one module per suite. Needs root, overlayfs, and the static shell of the package
+//! `busybox-static`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+mod cgroup;
+mod cli;
+mod container;
+mod corpus;
+mod images;
+mod known_bad;
