@@ -4,9 +4,8 @@
 
 CARGO      ?= cargo
 TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
-# The harness is built once, as the tests are; only the generators of load need it optimised.
-CONFORMANCE = $(CARGO) run --locked --quiet -p conformance --bin conformance --
-BENCH       = $(CARGO) run --locked --release --quiet -p conformance --bin conformance --
+# The generators of load are optimised, the rest of the harness need not be.
+BENCH      := $(CARGO) run --locked --release --quiet -p conformance --bin conformance --
 
 # The black-box tests run these binaries; benchmarks and the demo run what people get.
 export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/release
@@ -26,31 +25,41 @@ dist:                ## Build both programs as people get them, into target/dist
 	$(CARGO) build --locked --profile dist -p registry -p runner
 
 demo: dist           ## Start the registry, push an image, run it with rrun, clean up (root)
-	$(CONFORMANCE) demo
+	$(CARGO) run --locked --quiet -p conformance --bin conformance -- demo
 
 check:               ## Format, lints, fast tests: before every commit
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked --workspace --lib --bins
 
+# Debug builds of everything, always as one workspace: packages that are built by themselves unify
+# their dependencies' features otherwise, and each dependency would be compiled once more. The
+# crates' test binaries then stand in $(IT) under the crates' names.
+IT := $(TARGET_DIR)/it
+debug:
+	$(CARGO) test --locked --workspace --no-run
+	@mkdir -p $(IT); $(CARGO) test --locked --workspace --no-run --quiet --message-format=json \
+	  | sed -nE 's|.*"manifest_path":"[^"]*/(\w+)/Cargo.toml".*"name":"it".*"executable":"([^"]+)".*|\1 \2|p' \
+	  | while read -r crate binary; do ln -sfn "$$binary" "$(IT)/$$crate"; done
+
 # Each suite has a budget in seconds on two cores; one that is over it fails at the end, when all
 # have run. A suite is a module of a crate's one test binary and runs in a process of its own.
 SUITES := $(TARGET_DIR)/suites
 suite  = @echo "== suite $(1)"; start=$$(date +%s); $(3) || { echo "suite $(1) failed"; exit 1; }; \
   echo "$(1) $$(($$(date +%s) - start)) $(2)" >> $(SUITES)
-IT     = $(CARGO) test --locked --quiet -p
+it     = cd $(1) && $(IT)/$(1) --quiet
 BLACK_BOX := $(filter-out main,$(basename $(notdir $(wildcard conformance/tests/it/*.rs))))
 BUDGET     = $(or $(BUDGET_$(1)),60)
 
-test: install debug  ## Everything, through the wire and the kernel (root; installs what it needs)
+test: install        ## Everything, through the wire and the kernel (root; installs what it needs)
 	@rm -f $(SUITES)
 	$(call suite,check,600,$(MAKE) check)
 	$(call suite,build,600,$(MAKE) build)
-	$(call suite,registry,240,$(IT) registry --test it -- --skip crash:: --skip syncs:: --skip soak:: --skip faults::)
-	$(call suite,registry-crash,240,$(IT) registry --test it -- --test-threads=1 crash:: syncs:: soak::)
-	$(call suite,registry-faults,120,$(IT) registry --test it -- faults::)
-	$(call suite,runner,240,$(IT) runner --test it -- --skip known_bad_measures)
-	$(call suite,runner-known-bad,120,$(IT) runner --test it -- known_bad_measures)
+	$(call suite,registry,240,$(call it,registry) --skip crash:: --skip syncs:: --skip soak:: --skip faults::)
+	$(call suite,registry-crash,240,$(call it,registry) --test-threads=1 crash:: syncs:: soak::)
+	$(call suite,registry-faults,120,$(call it,registry) faults::)
+	$(call suite,runner,240,$(call it,runner) --skip known_bad_measures)
+	$(call suite,runner-known-bad,120,$(call it,runner) known_bad_measures)
 	@set -e; for suite in $(foreach name,$(BLACK_BOX),$(name)=$(call BUDGET,$(name))); do \
 	  $(MAKE) --no-print-directory black-box NAME=$${suite%=*} SECONDS_AT_MOST=$${suite#*=}; done
 	@awk '{ late = $$2 > $$3; bad += late; total += $$2; \
@@ -59,13 +68,10 @@ test: install debug  ## Everything, through the wire and the kernel (root; insta
 
 .PHONY: black-box
 black-box:
-	$(call suite,$(NAME),$(SECONDS_AT_MOST),$(IT) conformance --test it -- --test-threads=1 $(NAME)::)
+	$(call suite,$(NAME),$(SECONDS_AT_MOST),$(call it,conformance) --test-threads=1 $(NAME)::)
 
-debug:
-	$(CARGO) build --locked --workspace
-
-install:             ## Debian packages and Go programs that the tests and benchmarks need (root)
-	$(CONFORMANCE) install
+install: debug       ## Debian packages and Go programs that the tests and benchmarks need (root)
+	$(TARGET_DIR)/debug/conformance install
 
 bench: install dist  ## Figures beside the peers, in one interleaved run (root)
 	$(BENCH) bench registry
@@ -76,7 +82,7 @@ KILLS   ?= 1000
 SECONDS ?= 300
 SEED    ?= 1
 FS      ?= ext4,xfs
-torture: install build debug ## CUTS power cuts per file system FS, KILLS kills, SECONDS of collection beside pushers; writes conformance/RELIABILITY.md (root)
+torture: install build ## CUTS power cuts per file system FS, KILLS kills, SECONDS of collection beside pushers; writes conformance/RELIABILITY.md (root)
 	$(BENCH) torture --cuts $(CUTS) --kills $(KILLS) --seconds $(SECONDS) --seed $(SEED) --fs $(FS) \
 	  --peer --known-bad --report conformance/RELIABILITY.md
 
