@@ -3,16 +3,15 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use oci_spec::runtime::{PosixRlimitType, Process};
-use rustix::event::{PollFd, PollFlags, Timespec};
+use oci_spec::runtime::{Capability, PosixRlimitType, Process};
 use rustix::fs::{Mode, Uid};
 use rustix::io::Errno;
 
-use super::failure::{at, failed};
+use super::failure::{InitFailure, Message, at, failed};
 use super::files::{self, Kind};
 use super::terminal::Standard;
 use super::user::User;
-use super::{Done, Never, Step, environment, reaper, words};
+use super::{Done, Step, environment, give_up, reaper, words};
 use crate::known_bad::left_out;
 use crate::seccomp::Program;
 use crate::spec::capability_mask;
@@ -22,10 +21,12 @@ use crate::sys;
 pub(super) struct Outcome<'a> {
     pub(super) process: &'a Process,
     pub(super) user: &'a User,
-    pub(super) seccomp: Option<&'a Program>,
+    pub(super) seccomp: Option<Program>,
     pub(super) entered: Entered,
     /// A reaper of ours is process 1, the program its child.
     pub(super) is_init: bool,
+    /// The program is a child in another PID namespace.
+    pub(super) enters: bool,
 }
 
 /// Proof that the working directory has been entered.
@@ -98,49 +99,125 @@ pub(super) fn enter_directory(
     Ok(Entered(()))
 }
 
-/// Becomes the program. Returns only when a step fails.
-pub(super) fn become_program(
-    outcome: Outcome<'_>,
-    standard: Standard,
-    status: &OwnedFd,
-) -> Done<Never> {
-    let Outcome { process, user, seccomp, entered: Entered(()), is_init } = outcome;
+/// What is left to do when nothing of the host is needed any more. It makes few calls, since the
+/// container's policy has to allow each of them: capset, clone and write; setsid, ioctl, prctl and
+/// execve.
+pub(super) struct Last {
+    arguments: Vec<CString>,
+    variables: Vec<CString>,
+    candidates: Candidates,
+    seccomp: Option<Program>,
+    no_new_privileges: bool,
+    capabilities: Sets,
+    is_init: bool,
+    enters: bool,
+    is_terminal: bool,
+}
+
+/// Does everything but the last calls: streams, user, limits of its capabilities, and what is to
+/// be executed.
+pub(super) fn prepare(outcome: Outcome<'_>, standard: Standard) -> Done<Last> {
+    let Outcome { process, user, seccomp, entered: Entered(()), is_init, enters } = outcome;
+    let is_terminal = standard.is_terminal;
     connect(standard, user)?;
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
-    if !no_new_privileges {
-        // While CAP_SYS_ADMIN is there: without no_new_privs the kernel asks for it.
-        load(seccomp)?;
+    let mut capabilities = Sets::of(process);
+    if seccomp.is_some() && !no_new_privileges {
+        // Without no_new_privs the kernel asks for it when the policy is loaded.
+        capabilities.kept = capability_mask(&[Capability::SysAdmin].into());
     }
-    become_user(process, user)?;
-    // After the last change of credentials: the kernel clears it there. prctl(2).
-    at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))?;
-    if has_hung_up(status) {
-        return Err(failed(Step::ParentGone, 0, libc::ESRCH));
-    }
+    become_user(user, &capabilities)?;
     // A directory outside the root has no path in here.
     let directory = at(Step::WorkingDirectory, 0, rustix::process::getcwd(Vec::new()))?;
     if !directory.as_bytes().starts_with(b"/") && !left_out("directory-checked") {
         return Err(failed(Step::WorkingDirectory, 0, libc::ENOENT));
-    }
-    if no_new_privileges {
-        at(Step::NoNewPrivileges, 0, sys::process::no_new_privileges())?;
-        load(seccomp)?;
-    }
-    if !left_out("descriptors-closed") {
-        at(Step::Execute, 0, sys::process::close_from_on_exec(3))?;
     }
     let arguments = words(process.args().as_deref().unwrap_or_default());
     let mut variables = words(environment(process));
     if !variables.iter().any(|text| text.as_bytes().starts_with(b"HOME=")) {
         variables.extend(CString::new(format!("HOME={}", user.home)));
     }
-    if is_init {
-        at(Step::Reaper, 0, reaper::stay_as_parent(&arguments))?;
-    }
+    // As the user, whose rights decide what is found.
+    let candidates = Candidates::find(&arguments, &variables);
     // Docker's. 0022 is what every image expects.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sys::process::reset_signals();
-    Err(execute(&arguments, &variables))
+    if no_new_privileges {
+        at(Step::NoNewPrivileges, 0, sys::process::no_new_privileges())?;
+    }
+    Ok(Last {
+        arguments,
+        variables,
+        candidates,
+        seccomp,
+        no_new_privileges,
+        capabilities,
+        is_init,
+        enters,
+        is_terminal,
+    })
+}
+
+impl Last {
+    /// Becomes the program, or has a child that does.
+    pub(super) fn take(self, status: OwnedFd) -> ! {
+        let status = match left_out("descriptors-closed") {
+            true => status,
+            // All of them now, and not with execve(2): the child is seen before it gets there.
+            false => match sys::process::keep_alone(status) {
+                Ok(status) => status,
+                Err(_) => sys::clone::exit_now(1),
+            },
+        };
+        let failure = match self.go(&status) {
+            Ok(failure) | Err(failure) => failure,
+        };
+        give_up(&status, failure)
+    }
+
+    fn go(&self, status: &OwnedFd) -> Done<InitFailure> {
+        self.confine()?;
+        if self.enters {
+            enter_processes(status)?;
+            at(Step::Session, 0, rustix::process::setsid())?;
+        }
+        if self.is_terminal {
+            at(Step::Terminal, 1, sys::process::take_terminal(rustix::stdio::stdin()))?;
+        }
+        // The kernel forgets it at a fork and at a change of user. prctl(2).
+        at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))?;
+        // It may have ended before: then nobody hears this.
+        at(Step::ParentGone, 0, rustix::io::write(status, &Message::Last.to_bytes()))?;
+        if self.is_init {
+            at(Step::Reaper, 0, reaper::stay_as_parent(&self.arguments))?;
+            sys::process::reset_signals();
+        }
+        Ok(self.candidates.execute(&self.arguments, &self.variables))
+    }
+
+    /// Policy and capabilities, in the order that the kernel asks for.
+    fn confine(&self) -> Done {
+        let sets = &self.capabilities;
+        if self.no_new_privileges {
+            sets.set(sets.effective, sets.permitted)?;
+            return load(self.seccomp.as_ref());
+        }
+        sets.set(sets.kept, sets.permitted | sets.kept)?;
+        load(self.seccomp.as_ref())?;
+        sets.set(sets.effective, sets.permitted)
+    }
+}
+
+/// Goes on as a child of this process's parent in the PID namespace that was joined; this process
+/// says who that is, and ends.
+pub(super) fn enter_processes(status: &OwnedFd) -> Done {
+    match at(Step::EnterProcesses, 0, sys::clone::fork_for_parent())? {
+        None => Ok(()),
+        Some(child) => {
+            let _ = rustix::io::write(status, &Message::Entered(child).to_bytes());
+            sys::clone::exit_now(0)
+        }
+    }
 }
 
 fn load(seccomp: Option<&Program>) -> Done {
@@ -167,9 +244,6 @@ fn connect(standard: Standard, user: &User) -> Done {
     at(step, 0, rustix::stdio::dup2_stdin(stdin))?;
     at(step, 1, rustix::stdio::dup2_stdout(stdout))?;
     at(step, 2, rustix::stdio::dup2_stderr(stderr))?;
-    if standard.is_terminal {
-        at(Step::Terminal, 1, sys::process::take_terminal(rustix::stdio::stdin()))?;
-    }
     Ok(())
 }
 
@@ -179,64 +253,102 @@ fn is_pipe(fd: &OwnedFd) -> bool {
     })
 }
 
-/// Bounding set, ids, then the other sets. Inheritable and ambient are empty unless asked for
-/// (CVE-2022-29162); stray groups of the caller go away.
-fn become_user(process: &Process, user: &User) -> Done {
-    let sets = process.capabilities().as_ref();
-    let mask = |set: Option<&oci_spec::runtime::Capabilities>| set.map_or(0, capability_mask);
-    let bounding = mask(sets.and_then(|sets| sets.bounding().as_ref()));
-    let effective = mask(sets.and_then(|sets| sets.effective().as_ref()));
-    let permitted = mask(sets.and_then(|sets| sets.permitted().as_ref()));
-    let inheritable = match left_out("inheritable-empty") {
-        true => permitted,
-        false => mask(sets.and_then(|sets| sets.inheritable().as_ref())),
-    };
-    at(Step::Capabilities, 0, sys::process::bound_capabilities(bounding))?;
+/// The capabilities of a process, as masks.
+struct Sets {
+    bounding: u64,
+    effective: u64,
+    permitted: u64,
+    inheritable: u64,
+    /// Held until the policy is loaded.
+    kept: u64,
+}
+
+impl Sets {
+    /// Inheritable and ambient are empty unless asked for (CVE-2022-29162).
+    fn of(process: &Process) -> Self {
+        let sets = process.capabilities().as_ref();
+        let mask = |set: Option<&oci_spec::runtime::Capabilities>| set.map_or(0, capability_mask);
+        let permitted = mask(sets.and_then(|sets| sets.permitted().as_ref()));
+        Self {
+            bounding: mask(sets.and_then(|sets| sets.bounding().as_ref())),
+            effective: mask(sets.and_then(|sets| sets.effective().as_ref())),
+            permitted,
+            inheritable: match left_out("inheritable-empty") {
+                true => permitted,
+                false => mask(sets.and_then(|sets| sets.inheritable().as_ref())),
+            },
+            kept: 0,
+        }
+    }
+
+    fn set(&self, effective: u64, permitted: u64) -> Done {
+        let set = sys::process::set_capabilities(effective, permitted, self.inheritable);
+        at(Step::Capabilities, 3, set)
+    }
+}
+
+/// Bounding set, ids, then the other sets; stray groups of the caller go away.
+fn become_user(user: &User, sets: &Sets) -> Done {
+    at(Step::Capabilities, 0, sys::process::bound_capabilities(sets.bounding))?;
     at(Step::Capabilities, 1, sys::process::keep_capabilities(true))?;
     at(Step::Ids, 0, sys::process::set_ids(user.uid, user.gid, &user.groups))?;
     at(Step::Capabilities, 2, sys::process::keep_capabilities(false))?;
-    at(Step::Capabilities, 3, sys::process::set_capabilities(effective, permitted, inheritable))
+    at(Step::Capabilities, 4, sys::process::clear_ambient_capabilities())?;
+    // What is looked up from here on is looked up with the user's rights.
+    sets.set(sets.effective, sets.permitted | sets.kept)
 }
 
-fn has_hung_up(status: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(status, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(count) if count > 0)
-        && fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+/// What the command may be, in the order in which it is tried.
+enum Candidates {
+    /// A path, and whether something is there.
+    Path(CString, bool),
+    Found(Vec<CString>),
 }
 
-/// Looks the command up as a shell would and executes it. A candidate that cannot be executed
-/// does not end the search, but is what is told if nothing better comes.
-fn execute(arguments: &[CString], variables: &[CString]) -> super::InitFailure {
-    let Some(name) = arguments.first() else { return failed(Step::NotFound, 0, libc::ENOENT) };
-    if name.as_bytes().contains(&b'/') {
-        let error = sys::process::execute(name, arguments, variables);
-        return told(name, error.raw_os_error().unwrap_or(libc::EIO));
-    }
-    let path = variables.iter().find_map(|text| text.as_bytes().strip_prefix(b"PATH="));
-    let mut best = failed(Step::NotFound, 0, libc::ENOENT);
-    for directory in path.unwrap_or_default().split(|&byte| byte == b':') {
-        let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
-        let Ok(candidate) = CString::new([directory, b"/", name.as_bytes()].concat()) else {
-            continue;
+impl Candidates {
+    /// Looks the command up as a shell would.
+    fn find(arguments: &[CString], variables: &[CString]) -> Self {
+        let Some(name) = arguments.first() else { return Self::Found(Vec::new()) };
+        if name.as_bytes().contains(&b'/') {
+            return Self::Path(name.clone(), rustix::fs::stat(name.as_c_str()).is_ok());
+        }
+        let path = variables.iter().find_map(|text| text.as_bytes().strip_prefix(b"PATH="));
+        let directories = path.unwrap_or_default().split(|&byte| byte == b':');
+        let candidates = directories.filter_map(|directory| {
+            let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
+            CString::new([directory, b"/", name.as_bytes()].concat()).ok()
+        });
+        let is_file = |candidate: &CString| {
+            rustix::fs::stat(candidate.as_c_str()).is_ok_and(|stat| {
+                rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::Directory
+            })
         };
-        let Ok(stat) = rustix::fs::stat(candidate.as_c_str()) else { continue };
-        if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory {
-            continue;
-        }
-        let error = sys::process::execute(&candidate, arguments, variables);
-        let errno = error.raw_os_error().unwrap_or(libc::EIO);
-        best = failed(Step::Execute, 0, errno);
-        if errno != libc::EACCES {
-            break;
+        Self::Found(candidates.filter(is_file).collect())
+    }
+
+    /// Executes the first that can be. One that cannot does not end the search, but is what is told
+    /// if nothing better comes.
+    fn execute(&self, arguments: &[CString], variables: &[CString]) -> InitFailure {
+        let errno = |error: std::io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+        match self {
+            Self::Path(path, is_there) => {
+                let errno = errno(sys::process::execute(path, arguments, variables));
+                // A path that is not there is "not found"; one that is there and says ENOENT lacks
+                // its loader.
+                let missing = matches!(errno, libc::ENOENT | libc::ENOTDIR) && !is_there;
+                failed(if missing { Step::NotFound } else { Step::Execute }, 0, errno)
+            }
+            Self::Found(candidates) => {
+                let mut best = failed(Step::NotFound, 0, libc::ENOENT);
+                for candidate in candidates {
+                    let errno = errno(sys::process::execute(candidate, arguments, variables));
+                    best = failed(Step::Execute, 0, errno);
+                    if errno != libc::EACCES {
+                        break;
+                    }
+                }
+                best
+            }
         }
     }
-    best
-}
-
-/// A path that is not there is "not found"; one that is there and says ENOENT lacks its loader.
-fn told(name: &CString, errno: i32) -> super::InitFailure {
-    let missing =
-        matches!(errno, libc::ENOENT | libc::ENOTDIR) && rustix::fs::stat(name.as_c_str()).is_err();
-    failed(if missing { Step::NotFound } else { Step::Execute }, 0, errno)
 }

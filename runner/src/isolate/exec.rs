@@ -4,10 +4,8 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use oci_spec::runtime::Process;
 
-use super::failure::{Message, at};
-use super::{
-    Done, Never, NeverBack, Stdio, Step, command, end_with_launcher, report, terminal, user,
-};
+use super::failure::at;
+use super::{Done, NeverBack, Stdio, Step, command, end_with_launcher, give_up, terminal, user};
 use crate::known_bad::left_out;
 use crate::seccomp::Program;
 use crate::sys;
@@ -27,28 +25,35 @@ pub struct ExecPlan<'a> {
     pub status: OwnedFd,
 }
 
-/// Becomes the process. The child's only function; it is in the container's PID namespace
-/// already, since only children can be.
+/// Makes the process. The child's only function.
+///
+/// This child stays outside of the container's PID namespace, where nobody in the container sees
+/// it, until it has nothing of the host left: no directory, no descriptor, no capability that the
+/// container does not have (CVE-2016-9962). Only its own child is inside.
 pub fn run_exec(mut plan: ExecPlan<'_>) -> ! {
     let _guard = NeverBack;
-    let failure = match enter(&mut plan) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
-    report(&plan.status, &Message::Failed(failure));
-    sys::clone::exit_now(1)
+    match enter(&mut plan) {
+        Ok(last) => last.take(plan.status),
+        Err(failure) => give_up(&plan.status, failure),
+    }
 }
 
-fn enter(plan: &mut ExecPlan<'_>) -> Done<Never> {
+fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
     end_with_launcher()?;
     for (index, tasks) in plan.v1_tasks.iter().enumerate() {
         at(Step::Cgroup, index, rustix::io::write(tasks, b"0"))?;
     }
     plan.v1_tasks.clear();
     command::limits(plan.process)?;
-    // Before joining: from then on the container's processes see this one (CVE-2016-9962).
+    let inside = left_out("entered-last");
+    if inside {
+        at(Step::EnterProcesses, 1, sys::clone::join(plan.init.as_fd(), libc::CLONE_NEWPID))?;
+        command::enter_processes(&plan.status)?;
+        end_with_launcher()?;
+        at(Step::Session, 0, rustix::process::setsid())?;
+    }
+    // For the child, which inherits it: it is not to be looked into before it is its program.
     at(Step::Dumpable, 0, sys::process::set_dumpable(left_out("dumpable")))?;
-    at(Step::Session, 0, rustix::process::setsid())?;
     match sys::process::new_session_keyring() {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
         other => at(Step::Keyring, 0, other)?,
@@ -57,7 +62,9 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<Never> {
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
+        | libc::CLONE_NEWCGROUP
+        // Of this process's children, not its own.
+        | libc::CLONE_NEWPID;
     at(Step::JoinNamespace, 0, sys::clone::join(plan.init.as_fd(), all))?;
     let root = at(Step::JoinNamespace, 1, terminal::own_root())?;
     let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Keep)?;
@@ -65,10 +72,11 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<Never> {
     let outcome = command::Outcome {
         process: plan.process,
         user: &user,
-        seccomp: plan.seccomp.as_ref(),
+        seccomp: plan.seccomp.take(),
         entered: command::enter_directory(&root, plan.process, command::Missing::Refuse)?,
         is_init: false,
+        enters: !inside,
     };
     drop(root);
-    command::become_program(outcome, standard, &plan.status)
+    command::prepare(outcome, standard)
 }

@@ -58,6 +58,7 @@ steps! {
     Ids = "become its user",
     NoNewPrivileges = "give up new privileges",
     ParentGone = "outlive its monitor",
+    EnterProcesses = "enter its PID namespace",
     Reaper = "start its reaper",
     NotFound = "find its command",
     Execute = "execute its command",
@@ -78,12 +79,21 @@ pub enum Message {
     Failed(InitFailure),
     /// The terminal's other end comes along.
     Terminal,
+    /// The process in the container has this number; whoever says so ends now.
+    Entered(i32),
+    /// Said by the process that becomes the program, to see whether anybody hears it.
+    Last,
 }
 
 impl Message {
     pub fn to_bytes(self) -> [u8; 8] {
         match self {
             Self::Terminal => [1, 0, 0, 0, 0, 0, 0, 0],
+            Self::Entered(pid) => {
+                let [p0, p1, p2, p3] = pid.to_le_bytes();
+                [2, 0, 0, 0, p0, p1, p2, p3]
+            }
+            Self::Last => [3, 0, 0, 0, 0, 0, 0, 0],
             Self::Failed(failure) => {
                 let [i0, i1] = failure.item.to_le_bytes();
                 let [e0, e1, e2, e3] = failure.errno.to_le_bytes();
@@ -101,6 +111,8 @@ impl Message {
                 errno: i32::from_le_bytes([e0, e1, e2, e3]),
             })),
             1 => Some(Self::Terminal),
+            2 => Some(Self::Entered(i32::from_le_bytes([e0, e1, e2, e3]))),
+            3 => Some(Self::Last),
             _ => None,
         }
     }
@@ -245,6 +257,10 @@ fn hint(failure: InitFailure) -> Option<String> {
         (Step::MountTarget, libc::EPERM) => {
             "nothing can be mounted in place of /proc or inside it: programs trust what is there"
         }
+        (Step::EnterProcesses | Step::Capabilities | Step::Session, libc::EPERM | libc::ENOSYS) => {
+            "its seccomp policy has to allow what a start ends with: capset, clone, write, setsid, \
+             ioctl, prctl, execve"
+        }
         (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
         (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",
         _ => return None,
@@ -275,7 +291,9 @@ mod tests {
             let message = Message::Failed(failure);
             assert_eq!(Message::from_bytes(&message.to_bytes()), Some(message));
         }
-        assert_eq!(Message::from_bytes(&Message::Terminal.to_bytes()), Some(Message::Terminal));
+        for message in [Message::Terminal, Message::Entered(70_000), Message::Last] {
+            assert_eq!(Message::from_bytes(&message.to_bytes()), Some(message));
+        }
         for bytes in [&[][..], &[0; 7], &[0, 250, 0, 0, 0, 0, 0, 0], &[9; 8]] {
             assert_eq!(Message::from_bytes(bytes), None);
         }

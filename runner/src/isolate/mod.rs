@@ -24,7 +24,6 @@ mod terminal;
 mod user;
 
 use std::ffi::CString;
-use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use oci_spec::runtime::Process;
@@ -53,6 +52,9 @@ pub struct Plan<'a> {
     pub hierarchies: Vec<Hierarchy>,
     /// Namespaces to join instead of making them.
     pub joined: Vec<OwnedFd>,
+    /// A PID namespace to enter, and the procfs of those who are in it, a detached mount.
+    pub joined_pid: Option<OwnedFd>,
+    pub joined_procfs: Option<OwnedFd>,
     /// A network namespace was made: its loopback interface is down.
     pub new_network: bool,
     /// `/etc/hosts` and its like: the target and the file, a detached mount.
@@ -77,21 +79,18 @@ pub enum Stdio {
 /// Becomes the container's first process. The child's only function.
 pub fn run(mut plan: Plan<'_>) -> ! {
     let _guard = NeverBack;
-    let failure = match init(&mut plan) {
-        Ok(never) => match never {},
-        Err(failure) => failure,
-    };
-    report(&plan.status, &Message::Failed(failure));
-    sys::clone::exit_now(1)
+    match init(&mut plan) {
+        Ok(last) => last.take(plan.status),
+        Err(failure) => give_up(&plan.status, failure),
+    }
 }
 
-fn report(status: &OwnedFd, message: &Message) {
-    // Nobody to tell: the launcher has ended.
-    let _ = std::fs::File::from(match status.try_clone() {
-        Ok(fd) => fd,
-        Err(_) => return,
-    })
-    .write_all(&message.to_bytes());
+/// Tells why, and ends this process.
+fn give_up(status: &OwnedFd, failure: InitFailure) -> ! {
+    // By write(2), which the container's policy allows more surely than another call. It fails
+    // when the launcher has ended: nobody to tell.
+    let _ = rustix::io::write(status, &Message::Failed(failure).to_bytes());
+    sys::clone::exit_now(1)
 }
 
 /// Ends the child where a panic would carry it back into the launcher's code, of which it is a copy.
@@ -109,11 +108,9 @@ fn end_with_launcher() -> Done {
     failure::at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))
 }
 
-enum Never {}
-
 type Done<T = ()> = Result<T, InitFailure>;
 
-fn init(plan: &mut Plan<'_>) -> Done<Never> {
+fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     use Step::{Cgroup, CgroupNamespace, Dumpable, JoinNamespace, Loopback, Propagation, Session};
     let record = plan.record;
     let process = record.spec.process().clone().unwrap_or_default();
@@ -130,7 +127,17 @@ fn init(plan: &mut Plan<'_>) -> Done<Never> {
     }
     // CVE-2016-9962: once inside, nobody there may look into this process before it is theirs.
     failure::at(Dumpable, 0, sys::process::set_dumpable(left_out("dumpable")))?;
-    failure::at(Session, 0, rustix::process::setsid())?;
+    match &plan.joined_pid {
+        // Moves this process's children only: the program is one (`command::Last`).
+        Some(processes) => {
+            let joined = sys::clone::join(processes.as_fd(), libc::CLONE_NEWPID);
+            failure::at(JoinNamespace, usize::from(u16::MAX), joined)?;
+            if left_out("entered-last") {
+                command::enter_processes(&plan.status)?;
+            }
+        }
+        None => drop(failure::at(Session, 0, rustix::process::setsid())?),
+    }
     match sys::process::new_session_keyring() {
         // Kernels without keyrings, and engines whose seccomp policy forbids the call: nothing of
         // the caller's can be reached then either.
@@ -176,12 +183,13 @@ fn init(plan: &mut Plan<'_>) -> Done<Never> {
     let outcome = command::Outcome {
         process: &process,
         user: &user,
-        seccomp: plan.seccomp.as_ref(),
+        seccomp: plan.seccomp.take(),
         entered: command::enter_directory(&root, &process, command::Missing::Make)?,
         is_init: record.init,
+        enters: plan.joined_pid.is_some() && !left_out("entered-last"),
     };
     drop((root, proc));
-    command::become_program(outcome, standard, &plan.status)
+    command::prepare(outcome, standard)
 }
 
 /// The arguments, environment and capabilities of a process, as the last steps need them.

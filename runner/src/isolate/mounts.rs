@@ -104,16 +104,16 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
         if options.is_bind {
             let fill = volume.is_some_and(|volume| volume.populate);
             bind(plan, root, mount, &options, item, fill)?;
-        } else if mount.typ().as_deref() == Some("cgroup") {
+        } else if is_of(mount, "cgroup") {
             let place = target(root, mount, Kind::Directory, item)?;
             at(Step::Mount, item, cgroupfs::attach(plan, &place, options.set))?;
         } else {
-            let made = at(Step::Mount, item, make(mount, &options))?;
+            let made = at(Step::Mount, item, make_or_take(plan, mount, &options))?;
             let place = target(root, mount, Kind::Directory, item)?;
             leave_proc_alone(&made, &place, mount.destination(), item)?;
             at(Step::Mount, item, rootfs::attach(&made, &place))?;
             propagate(&made, &options, item)?;
-            if mount.typ().as_deref() == Some("proc") {
+            if is_of(mount, "proc") {
                 procfs = Some(made);
             }
         }
@@ -124,7 +124,7 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
     let plain = Options::default();
     let mut proc = Mount::default();
     proc.set_typ(Some("proc".to_owned()));
-    at(Step::Sysctl, usize::from(u16::MAX), make(&proc, &plain))
+    at(Step::Sysctl, usize::from(u16::MAX), make_or_take(plan, &proc, &plain))
 }
 
 /// Where a mount goes: found or made inside the root.
@@ -182,6 +182,22 @@ fn leave_proc_alone(tree: &OwnedFd, place: &OwnedFd, path: &Path, item: usize) -
         return Err(super::failure::failed(Step::MountTarget, item, libc::EPERM));
     }
     Ok(())
+}
+
+/// A file system of its own, detached, or the procfs of those whose processes it shares.
+fn make_or_take(plan: &Plan<'_>, mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, Errno> {
+    let Some(theirs) = plan.joined_procfs.as_ref().filter(|_| is_of(mount, "proc")) else {
+        return make(mount, options);
+    };
+    let taken = rustix::io::fcntl_dupfd_cloexec(theirs, 0)?;
+    let attributes = Attributes { set: options.set, clear: options.clear, ..Attributes::default() };
+    set_attributes(taken.as_fd(), attributes, false)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(taken)
+}
+
+fn is_of(mount: &Mount, kind: &str) -> bool {
+    mount.typ().as_deref() == Some(kind)
 }
 
 /// A file system of its own, detached.

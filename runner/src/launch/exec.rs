@@ -1,10 +1,10 @@
-//! `exec`: a further process, made by the monitor, because only it may join and be the parent.
-//! How it begins is heard by the monitor's loop.
+//! `exec`: a further process, made by the monitor, because it is to be the parent. How it begins is
+//! heard by the monitor's loop.
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::launcher::{ours, status_pair, streams, within};
+use super::launcher::{ours, status_pair, streams};
 use super::monitor::Monitor;
 use super::process::{Process, Starting};
 use super::protocol::{Attach, ExecRequest, Failure};
@@ -42,20 +42,19 @@ impl Monitor {
         let (stdio, mut streams) = streams(terminal, request.stdin_open, attach.window)
             .map_err(|error| failed("make pipes", error))?;
         let (status, theirs) = status_pair().map_err(|error| failed("make a socket", error))?;
-        let init = &self.processes[0].pidfd;
-        let copy = || init.try_clone().map_err(|error| failed("copy a descriptor", error));
+        let init = self.processes[0].pidfd.try_clone();
         let plan = ExecPlan {
             process: &request.process,
             user: &request.user,
             groups_added: &request.groups_added,
             seccomp: self.policy(request)?,
-            init: copy()?,
+            init: init.map_err(|error| failed("copy a descriptor", error))?,
             v1_tasks: entry.v1_tasks,
             stdio,
             status: theirs,
         };
         let unified = entry.unified.as_ref().map(OwnedFd::as_fd);
-        let forked = within(Some(init), || sys::clone::clone(0, unified));
+        let forked = sys::clone::clone(0, unified);
         let (pid, pidfd) = match forked.map_err(|error| failed("make a process", error))? {
             Forked::Child => {
                 drop(status);
@@ -71,6 +70,7 @@ impl Monitor {
         let starting = Starting {
             status,
             client,
+            enters: true,
             command: request.process.args().clone().unwrap_or_default(),
             user: request.user.clone(),
         };

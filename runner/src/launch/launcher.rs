@@ -249,10 +249,8 @@ impl Made<'_> {
         crate::timings::mark("layers stacked");
         let kept = root.try_clone().map_err(failed("cannot copy a descriptor"))?;
         let plan = self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs)?;
-        let joined_pid = namespaces.pid.as_ref();
-        let forked = within(joined_pid, || {
-            sys::clone::clone(namespaces.new, entry.unified.as_ref().map(OwnedFd::as_fd))
-        });
+        let unified = entry.unified.as_ref().map(OwnedFd::as_fd);
+        let forked = sys::clone::clone(namespaces.new, unified);
         let (pid, pidfd) = match forked.map_err(failed("cannot make namespaces"))? {
             Forked::Child => {
                 // The launcher's end: held here too, its loss could not be noticed.
@@ -267,6 +265,7 @@ impl Made<'_> {
         let starting = Starting {
             status,
             client: FIRST_CLIENT,
+            enters: namespaces.pid.is_some(),
             command: command.unwrap_or_default(),
             user: self.record.user.clone(),
         };
@@ -293,12 +292,9 @@ impl Made<'_> {
             v1_tasks,
             private_cgroups: namespaces.private_cgroups,
             hierarchies: Hierarchy::all(&mountinfo),
-            joined: namespaces
-                .joined
-                .iter()
-                .map(OwnedFd::try_clone)
-                .collect::<io::Result<_>>()
-                .map_err(failed("cannot copy a descriptor"))?,
+            joined: copies(&namespaces.joined)?,
+            joined_pid: copies(namespaces.pid.as_ref())?.pop(),
+            joined_procfs: share::procfs(self.dirs, record)?,
             new_network: namespaces.new & libc::CLONE_NEWNET != 0,
             etc: etc::write(self.run_path(), record).map_err(failed("cannot write /etc/hosts"))?,
             shm: share::shm(self.dirs, record)?,
@@ -484,11 +480,15 @@ pub(super) fn status_pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
+fn copies<'a>(all: impl IntoIterator<Item = &'a OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {
+    let copies = all.into_iter().map(OwnedFd::try_clone).collect::<io::Result<_>>();
+    copies.map_err(failed("cannot copy a descriptor"))
+}
+
 /// Which namespaces are new, and which are joined.
 struct Namespaces {
     new: i32,
     joined: Vec<OwnedFd>,
-    /// Children are made in it; this process itself cannot join one.
     pid: Option<OwnedFd>,
     private_cgroups: bool,
 }
@@ -529,18 +529,4 @@ impl Namespaces {
         }
         Ok(all)
     }
-}
-
-/// Runs `make` with children going into another PID namespace: setns(2) moves only those.
-pub(super) fn within<T>(
-    pid: Option<&OwnedFd>,
-    make: impl FnOnce() -> io::Result<T>,
-) -> io::Result<T> {
-    let Some(pid) = pid else { return make() };
-    let own = fs::File::open("/proc/self/ns/pid")?;
-    sys::clone::join(pid.as_fd(), libc::CLONE_NEWPID)?;
-    let made = make();
-    // In the child this fails, and does not matter: it makes no children before its program.
-    let _ = sys::clone::join(own.as_fd(), libc::CLONE_NEWPID);
-    made
 }

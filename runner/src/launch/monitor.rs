@@ -14,7 +14,7 @@ use super::client::{self, Client};
 use super::finish::{self, Container};
 use super::launcher::ours;
 use super::log::{Log, Stream};
-use super::process::{Begun, Process, Starting};
+use super::process::{Begun, Process, Starting, identify};
 use super::protocol::{Attach, CHUNK, Exit, Failure, Frame, Reply, Request};
 use super::state::{self, State};
 use crate::cgroup::Cgroup;
@@ -193,6 +193,11 @@ impl Monitor {
     /// Processes that have become ours because their parents ended (`--pid host`). Our own
     /// children are told apart and left: their pidfds tell of them.
     fn bury_orphans(&self) {
+        // One that is entering has made a child that is not known yet.
+        let is_entering = |one: &Process| one.starting.as_ref().is_some_and(|it| it.enters);
+        if self.processes.iter().any(is_entering) {
+            return;
+        }
         loop {
             let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             let Ok(status) = waitid(Id::All, peek) else { return };
@@ -431,37 +436,60 @@ impl Monitor {
 
     /// A child that was starting runs its program now, or could not.
     fn begin_process(&mut self, at: usize) {
+        let known: Vec<i32> =
+            self.processes.iter().filter(|one| one.exit.is_none()).map(|one| one.pid).collect();
         let process = &mut self.processes[at];
-        let begun = process.hear();
-        let Some(starting) = process.starting.take_if(|_| !matches!(begun, Begun::NotYet)) else {
-            return;
-        };
+        let begun = process.hear(&known);
+        let starting = process.starting.take_if(|_| !matches!(begun, Begun::NotYet));
+        // Among them whoever has entered for it, and is known to nobody any more.
+        self.bury_orphans();
+        let Some(starting) = starting else { return };
         match begun {
             Begun::NotYet => {}
+            Begun::Lost => {
+                let why = "its first process was killed before the program ran";
+                let hint = "its seccomp policy has to allow what a start ends with: capset, \
+                            clone, write, setsid, ioctl, prctl, execve";
+                self.could_not_begin(at, starting.client, ours(why, Some(hint.to_owned())));
+            }
             Begun::Runs if at == 0 => self.begin(),
             Begun::Runs => {
-                let reply = Reply::Started { pid: process.pid, marks: Vec::new() };
+                let reply = Reply::Started { pid: self.processes[at].pid, marks: Vec::new() };
                 self.tell(starting.client, reply);
             }
             Begun::Failed(failure) => {
                 let record = &self.container.record;
                 let Starting { command, user, client, .. } = starting;
                 let failure = isolate::describe(failure, record, &command, &user);
-                if at == 0 {
-                    self.failure = Some(failure);
-                    return;
-                }
-                for client in self.clients.iter_mut().filter(|one| one.is_attached_to(at)) {
-                    client.attached = None;
-                }
-                self.tell(client, Reply::Failed(failure));
+                self.could_not_begin(at, client, failure);
             }
         }
     }
 
+    fn could_not_begin(&mut self, at: usize, client: u64, failure: Failure) {
+        if at == 0 {
+            self.failure = Some(failure);
+            return;
+        }
+        for client in self.clients.iter_mut().filter(|one| one.is_attached_to(at)) {
+            client.attached = None;
+        }
+        self.tell(client, Reply::Failed(failure));
+    }
+
     /// The container runs.
     fn begin(&mut self) {
-        if let Err(error) = self.write_state() {
+        let pid = self.processes[0].pid;
+        // Another one, where it has entered another container's processes.
+        let identified = match pid == self.state.init.pid {
+            true => Ok(self.state.init.clone()),
+            false => identify(pid),
+        };
+        let noted = identified.and_then(|init| {
+            self.state.init = init;
+            self.write_state()
+        });
+        if let Err(error) = noted {
             self.failure =
                 Some(ours(format!("cannot note that the container runs: {error}"), None));
             return;

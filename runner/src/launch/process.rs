@@ -28,6 +28,9 @@ pub(super) struct Streams {
 pub(super) struct Starting {
     /// Where it tells of its failure; the end says that the program runs.
     pub(super) status: OwnedFd,
+    /// The child is still outside of the container's PID namespace: the program will be a child
+    /// that it makes for us.
+    pub(super) enters: bool,
     /// Who wants to know.
     pub(super) client: u64,
     /// What a failure is told with.
@@ -40,6 +43,8 @@ pub(super) enum Begun {
     NotYet,
     Runs,
     Failed(InitFailure),
+    /// It has ended before the process that was to be the program was there.
+    Lost,
 }
 
 /// A child of the monitor's that runs in the container.
@@ -71,8 +76,12 @@ impl Process {
         }
     }
 
-    /// Hears what a child that is starting has to say; takes its terminal on the way.
-    pub(super) fn hear(&mut self) -> Begun {
+    /// Hears what a child that is starting has to say; takes its terminal on the way. `known` are
+    /// the numbers of all children that this process knows.
+    ///
+    /// With CAP_SYS_PTRACE somebody in the container can get hold of the socket as soon as the
+    /// child is in there. So nothing that comes by it is believed but what can be seen.
+    pub(super) fn hear(&mut self, known: &[i32]) -> Begun {
         loop {
             let Some(starting) = &self.starting else { return Begun::NotYet };
             let mut bytes = [0; 8];
@@ -101,15 +110,38 @@ impl Process {
                 .flatten()
                 .collect();
             match message {
+                _ if count == 0 && starting.enters => return Begun::Lost,
                 _ if count == 0 => return Begun::Runs,
                 Some(Message::Failed(failure)) => return Begun::Failed(failure),
                 Some(Message::Terminal) => fds.into_iter().for_each(|fd| self.take_terminal(fd)),
-                None => {}
+                Some(Message::Entered(pid)) if !known.contains(&pid) => self.follow(pid),
+                Some(Message::Entered(_) | Message::Last) | None => {}
             }
         }
     }
 
+    /// The process is from now on the child `pid`, if that is a child of ours.
+    fn follow(&mut self, pid: i32) {
+        let Some(starting) = self.starting.as_mut().filter(|starting| starting.enters) else {
+            return;
+        };
+        let Some(number) = rustix::process::Pid::from_raw(pid) else { return };
+        let Ok(pidfd) = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
+        else {
+            return;
+        };
+        // Nobody who is not ours can be waited for.
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        if waitid(Id::PIDFd(pidfd.as_fd()), peek).is_ok() {
+            starting.enters = false;
+            (self.pid, self.pidfd) = (pid, pidfd);
+        }
+    }
+
     fn take_terminal(&mut self, terminal: OwnedFd) {
+        if !self.streams.is_terminal || self.streams.stdin.is_some() {
+            return;
+        }
         let _ = rustix::io::ioctl_fionbio(&terminal, true);
         self.streams.stdout = terminal.try_clone().ok();
         self.streams.stdin = Some(terminal);

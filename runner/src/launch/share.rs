@@ -1,15 +1,22 @@
 //! What a container has in common with another one. Looked up whenever it starts: the other one's
 //! processes change with each of its own starts, and a process id is somebody else's in time.
 
-use std::fs;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
+use rustix::net::sockopt::Timeout;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 
-use super::launcher::ours;
+use super::MOMENT;
+use super::launcher::{ours, status_pair};
 use super::process::identify;
 use super::protocol::Failure;
 use super::state;
@@ -18,6 +25,7 @@ use crate::dirs::Dirs;
 use crate::images::Store;
 use crate::spec::OF_OTHER_CONTAINER;
 use crate::sys;
+use crate::sys::clone::Forked;
 
 /// A namespace of a running container, `/proc/<pid>/ns/<kind>`: opened, then seen that the process
 /// of that number was and is the container's.
@@ -65,24 +73,84 @@ pub(super) fn shm(dirs: &Dirs, record: &Record) -> Result<Option<OwnedFd>, Failu
         // Another mount was asked for in its place.
         return Ok(None);
     }
-    let theirs = namespace_of(dirs, id, "mnt")?;
-    let found = visit(&theirs, || {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE
-            | OpenTreeFlags::OPEN_TREE_CLOEXEC
-            | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
-        Ok(rustix::mount::open_tree(CWD, "/dev/shm", flags)?)
-    });
+    let found = namespace_of(dirs, id, "mnt").map(|theirs| mounted_at(&theirs, "/dev/shm"))?;
     found.map(Some).map_err(|error| {
         ours(format!("cannot share /dev/shm of container {id:.12}: {error}"), None)
     })
 }
 
-/// Does something in another mount namespace, and comes back.
-fn visit<T>(theirs: &OwnedFd, what: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let own = fs::File::open("/proc/self/ns/mnt")?;
-    sys::clone::join(theirs.as_fd(), libc::CLONE_NEWNS)?;
-    let done = what();
-    // Not to come back would be to make this container in that one.
-    sys::clone::join(own.as_fd(), libc::CLONE_NEWNS)?;
-    done
+/// The procfs of the container whose processes the record's are to be among, detached: one can be
+/// made only by who is among them. What that container has mounted on it, its masks above all,
+/// stays behind.
+pub(super) fn procfs(dirs: &Dirs, record: &Record) -> Result<Option<OwnedFd>, Failure> {
+    /// Source: `PROC_ROOT_INO`, include/linux/proc_ns.h.
+    const ROOT_INODE: u64 = 1;
+    let Some(id) = &record.pid_of else { return Ok(None) };
+    let theirs = namespace_of(dirs, id, "mnt")?;
+    let checked = mounted_at(&theirs, "/proc").and_then(|tree| {
+        let is_procfs = rustix::fs::fstatfs(&tree)?.f_type == rustix::fs::PROC_SUPER_MAGIC
+            && rustix::fs::fstat(&tree)?.st_ino == ROOT_INODE;
+        if is_procfs { Ok(tree) } else { Err(io::Error::other("it is no procfs")) }
+    });
+    checked.map(Some).map_err(|error| {
+        ours(
+            format!("cannot share /proc of container {id:.12}, so not its processes: {error}"),
+            None,
+        )
+    })
+}
+
+/// A detached copy of the mount at `place` in another mount namespace, without those below it. A
+/// process of its own goes there, since there may be no way back.
+fn mounted_at(theirs: &OwnedFd, place: &str) -> io::Result<OwnedFd> {
+    let (ours, its) = status_pair()?;
+    match sys::clone::clone(0, None)? {
+        Forked::Child => {
+            let done = sys::clone::join(theirs.as_fd(), libc::CLONE_NEWNS)
+                .and_then(|()| {
+                    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+                    Ok(rustix::mount::open_tree(CWD, place, flags)?)
+                })
+                .and_then(|tree| Ok(send_descriptor(&its, &tree)?));
+            let errno = done.err().and_then(|error| error.raw_os_error());
+            sys::clone::exit_now(errno.unwrap_or(0))
+        }
+        Forked::Parent { pidfd, .. } => {
+            drop(its);
+            rustix::net::sockopt::set_socket_timeout(&ours, Timeout::Recv, Some(MOMENT))?;
+            let received = receive_descriptor(&ours);
+            // What it looks at there may hold it up.
+            let kill = rustix::process::Signal::KILL;
+            let _ = rustix::process::pidfd_send_signal(&pidfd, kill);
+            match waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED) {
+                Ok(WaitStatus::Exited(_, errno)) if errno != 0 => {
+                    Err(io::Error::from_raw_os_error(errno))
+                }
+                _ => received?.ok_or_else(|| io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+}
+
+fn send_descriptor(socket: &OwnedFd, fd: &OwnedFd) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let word = [io::IoSlice::new(b"x")];
+    rustix::net::sendmsg(socket, &word, &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+fn receive_descriptor(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
+    let mut word = [0; 1];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut words = [io::IoSliceMut::new(&mut word)];
+    rustix::net::recvmsg(socket, &mut words, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    Ok(control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    }))
 }

@@ -116,6 +116,23 @@ pub fn fork() -> io::Result<Option<i32>> {
     }
 }
 
+/// clone(2) by the old call, for the same reason; the child is not this process's but its parent's,
+/// and signals its end as this one does. `None` in the child, its number for this process else.
+///
+/// # Errors
+/// As clone(2), `CLONE_PARENT`.
+pub fn fork_for_parent() -> io::Result<Option<i32>> {
+    let flags = libc::c_long::from(libc::CLONE_PARENT);
+    // SAFETY: without CLONE_VM and with no stack given this is fork(2), and numbers that are not
+    // asked for are null. One thread, as in `clone`; the child goes on in its own copy of all
+    // memory. clone(2).
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        child => Ok(Some(child as i32)),
+    }
+}
+
 /// Ends this process at once: no destructor, no buffer is flushed.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: does not return and touches no memory. _exit(2).

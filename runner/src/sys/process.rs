@@ -23,6 +23,27 @@ pub fn close_from(first: RawFd) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) })
 }
 
+/// Closes every descriptor but 0, 1, 2 and `kept`, which gets the number 3 and is closed when the
+/// next program starts.
+///
+/// # Errors
+/// As dup3(2) and close_range(2).
+pub fn keep_alone(kept: OwnedFd) -> io::Result<OwnedFd> {
+    const NUMBER: RawFd = 3;
+    if kept.as_raw_fd() == NUMBER {
+        close_from(NUMBER + 1)?;
+        return Ok(kept);
+    }
+    // SAFETY: whatever has the number is closed, and so is all the rest: nothing that owns one of
+    // them is used again, since the caller's next step is another program. dup3(2).
+    check(libc::c_long::from(unsafe { libc::dup3(kept.as_raw_fd(), NUMBER, libc::O_CLOEXEC) }))?;
+    // It is closed with the others, not by its owner.
+    std::mem::forget(kept);
+    close_from(NUMBER + 1)?;
+    // SAFETY: the call succeeded, so the number is open, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(NUMBER) })
+}
+
 /// Closes every descriptor from `first` on when the next program starts.
 ///
 /// # Errors
@@ -263,8 +284,18 @@ pub fn keep_capabilities(keep: bool) -> io::Result<()> {
     }))
 }
 
-/// Sets this thread's effective, permitted and inheritable capabilities and empties the ambient
-/// set.
+/// Empties this thread's ambient set of capabilities.
+///
+/// # Errors
+/// As prctl(2), `PR_CAP_AMBIENT`; kernels without one (before 4.3) are below the floor.
+pub fn clear_ambient_capabilities() -> io::Result<()> {
+    // SAFETY: numbers only. prctl(2).
+    check(libc::c_long::from(unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    }))
+}
+
+/// Sets this thread's effective, permitted and inheritable capabilities.
 ///
 /// # Errors
 /// As capset(2).
@@ -290,11 +321,7 @@ pub fn set_capabilities(effective: u64, permitted: u64, inheritable: u64) -> io:
     let data = [half(0), half(32)];
     // SAFETY: version 3 takes a header and two data records of this layout, which outlive the call.
     // capset(2).
-    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
-    // SAFETY: numbers only; kernels without an ambient set (before 4.3) are below the floor.
-    check(libc::c_long::from(unsafe {
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    }))
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
 }
 
 /// Whether other processes of the same user may look into this one.

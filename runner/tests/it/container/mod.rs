@@ -3,6 +3,7 @@
 
 mod cve;
 mod flags;
+mod host;
 mod life;
 mod recovery;
 mod sees;
