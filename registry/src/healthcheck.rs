@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use registry::config::Config;
 use tokio_rustls::rustls::client::danger::{
     HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
 };
@@ -27,10 +28,10 @@ const ANSWER_BYTES_MAX: u64 = 64 << 10;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where it listens. With TLS nobody's certificate is checked: the question is only whether it
-    /// serves
-    #[arg(default_value = "http://127.0.0.1:5000/readyz")]
-    url: String,
+    /// What to ask [default: http.debug.addr, else http.addr, of the configuration that `serve`
+    /// reads; whether pulls can be served]. With TLS nobody's certificate is checked: the question
+    /// is only whether it serves
+    pub(crate) url: Option<String>,
     /// Certificate to show where the registry wants one (http.tls.clientcas)
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
@@ -39,24 +40,44 @@ pub(crate) struct Args {
     key: Option<PathBuf>,
 }
 
-pub(crate) fn run(args: &Args) -> ExitCode {
-    match ask(args) {
-        Ok(status) if status.starts_with("200") => ExitCode::SUCCESS,
-        Ok(status) => {
-            eprintln!("registry: {} answers {status}", args.url);
-            ExitCode::FAILURE
-        }
+pub(crate) fn run(args: &Args, url: &str) -> ExitCode {
+    match ask(args, url) {
+        Ok(status) if status.starts_with("200") => return ExitCode::SUCCESS,
+        Ok(status) => eprintln!("registry: {url} answers {status}"),
         Err(error) => {
-            eprintln!("registry: {}: {error}", args.url);
-            ExitCode::FAILURE
+            eprintln!("registry: {url}: {error}");
+            if error.to_string().contains("CertificateRequired") {
+                eprintln!(
+                    "hint: the registry wants a certificate (http.tls.clientcas): name one with \
+                     --cert and --key, or set http.debug.addr, which is asked without"
+                );
+            }
         }
     }
+    ExitCode::FAILURE
+}
+
+/// Where a registry that is configured so says whether pulls can be served.
+pub(crate) fn url(config: &Config) -> String {
+    let (scheme, address) = match (&config.http.debug, &config.tls) {
+        (Some(debug), _) => ("http", debug.addr.as_str()),
+        (None, Some(_)) => ("https", config.addr.as_str()),
+        (None, None) => ("http", config.addr.as_str()),
+    };
+    // What listens everywhere listens on loopback, too.
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "5000"));
+    let host = match host {
+        "" | "0.0.0.0" => "127.0.0.1",
+        "[::]" => "[::1]",
+        host => host,
+    };
+    format!("{scheme}://{host}:{port}/readyz?exclude=writes")
 }
 
 /// The status of a GET: code and reason.
-fn ask(args: &Args) -> io::Result<String> {
+fn ask(args: &Args, url: &str) -> io::Result<String> {
     let invalid = || io::Error::new(io::ErrorKind::InvalidInput, "no http:// or https:// address");
-    let (scheme, rest) = args.url.split_once("://").ok_or_else(invalid)?;
+    let (scheme, rest) = url.split_once("://").ok_or_else(invalid)?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, "readyz"));
     let port = match scheme {
         "http" => 80,
@@ -67,7 +88,7 @@ fn ask(args: &Args) -> io::Result<String> {
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     if scheme == "http" {
         let answer = exchange(connect(&address)?, &request)?;
-        // So that the default need not be told when the registry is given a certificate.
+        // So that the address need not be told anew when the registry is given a certificate.
         if !answer.contains("HTTP request to an HTTPS server") {
             return Ok(status(&answer));
         }
@@ -157,5 +178,31 @@ impl ServerCertVerifier for Anybody {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn what_is_configured_is_what_is_asked() {
+        for (yaml, want) in [
+            ("", "http://127.0.0.1:5000"),
+            ("http: {addr: ':80'}", "http://127.0.0.1:80"),
+            ("http: {addr: '0.0.0.0:80', debug: {addr: ''}}", "http://127.0.0.1:80"),
+            ("http: {addr: '[::]:80'}", "http://[::1]:80"),
+            ("http: {addr: 'r.example:80'}", "http://r.example:80"),
+            ("http: {addr: ':443', tls: {certificate: /c, key: /k}}", "https://127.0.0.1:443"),
+            (
+                "http: {debug: {addr: 'localhost:5001'}, tls: {certificate: /c, key: /k}}",
+                "http://localhost:5001",
+            ),
+        ] {
+            let loaded = Config::parse(Path::new("config.yml"), yaml, &[]).unwrap();
+            assert_eq!(url(&loaded.config), format!("{want}/readyz?exclude=writes"), "{yaml}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod healthcheck;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -77,15 +78,42 @@ struct ServeArgs {
 }
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match Cli::parse_from(arguments(std::env::args_os())).command {
         Command::Serve(args) => serve(args),
-        Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Healthcheck(args) => healthcheck(&args),
         Command::Config { command } => config(command),
         Command::Admin(command) => admin(command),
         Command::Version => {
             println!("registry {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
         }
+    }
+}
+
+/// The command line, with the verb that `registry config.yml` leaves out: distribution's image is
+/// told its file so.
+fn arguments(given: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<_> = given.collect();
+    let file = words.get(1).map(Path::new).and_then(Path::extension);
+    if file.is_some_and(|extension| extension == "yml" || extension == "yaml") {
+        words.insert(1, "serve".into());
+    }
+    words
+}
+
+/// Where the configuration lies in images, which know nothing else of how they are started.
+const PLACES: [&str; 2] = ["/etc/distribution/config.yml", "/etc/registry/config.yml"];
+
+/// Asks the address on the command line, else the registry that is configured here.
+fn healthcheck(args: &healthcheck::Args) -> ExitCode {
+    if let Some(url) = &args.url {
+        return healthcheck::run(args, url);
+    }
+    let named = std::env::var_os("REGISTRY_CONFIGURATION_PATH").map(PathBuf::from);
+    let placed = || PLACES.into_iter().map(PathBuf::from).find(|path| path.is_file());
+    match load(&ConfigArgs { file: named.or_else(placed) }) {
+        Ok(loaded) => healthcheck::run(args, &healthcheck::url(&loaded.config)),
+        Err(code) => code,
     }
 }
 

@@ -37,6 +37,8 @@ pub enum ServeError {
 /// A registry that serves.
 pub struct Started {
     pub address: SocketAddr,
+    /// Where metrics and health are, if they have a listener of their own.
+    pub debug_address: Option<SocketAddr>,
     pub state: Arc<State>,
     server: Server,
     tls: Option<Arc<Tls>>,
@@ -65,6 +67,8 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     let disk = Arc::new(Disk::open(&config.root, &config.store)?);
     let bound = Bound::new(&config.addr)?;
     let address = bound.address()?;
+    let debug = config.http.debug.as_ref().map(|debug| Bound::new(&debug.addr)).transpose()?;
+    let debug_address = debug.as_ref().map(Bound::address).transpose()?;
     let options = sqlite::Options {
         review_delay: config.gc.review_delay,
         commits: Some(disk.timings().commit.clone()),
@@ -82,7 +86,7 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
         warn_about(tls);
     }
     let metrics = Arc::new(metrics);
-    let state = Arc::new(State::new(content, metrics, config.http.clone()));
+    let state = Arc::new(State::new(content, metrics, config.http.clone(), tls.is_some()));
     let workers = config
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -90,9 +94,10 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     let store =
         admin::Store { content: state.content().clone(), collector: Arc::clone(&collector) };
     let admin = admin::serve(&config.root, store)?;
-    let server = Server::start(Arc::clone(&state), bound, tls.clone(), config.limits, workers)?;
+    let server = Server::start(&state, bound, debug, tls.clone(), config.limits, workers)?;
     Ok(Started {
         address,
+        debug_address,
         state,
         server,
         tls,
@@ -160,6 +165,7 @@ pub fn serve(
         let started = start(config)?;
         tracing::info!(
             address = %started.address,
+            debug = started.debug_address.map(tracing::field::display),
             root = %config.root.display(),
             tls = started.tls.is_some(),
             version = env!("CARGO_PKG_VERSION"),

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::Config;
 use super::file::{
-    AccessLog, Catalog, Enabled, File, Filesystem, Gc, Http, Limits, Log, Maintenance, Scrub,
-    Storage, Tags, Tls, UploadPurging, Validation, ValidationManifests,
+    AccessLog, Catalog, Debug, Enabled, File, Filesystem, Gc, Http, Limits, Log, Maintenance,
+    Prometheus, Scrub, Storage, Tags, Tls, UploadPurging, Validation, ValidationManifests,
 };
 use crate::observe::Format;
 use crate::records::Missing;
@@ -44,12 +44,12 @@ fn file(config: &Config) -> File {
             ..Log::default()
         },
         storage: Storage {
-            filesystem: Filesystem {
+            filesystem: Some(Filesystem {
                 rootdirectory: Some(root.to_string_lossy().into_owned()),
                 maxthreads: None,
                 reserve: store.reserve.map(size),
                 directfrom: Some(store.direct_from.map_or(Value::Bool(false), size)),
-            },
+            }),
             delete: Enabled { enabled: Some(policy.delete_enabled) },
             maintenance: Maintenance {
                 uploadpurging: UploadPurging {
@@ -69,6 +69,7 @@ fn file(config: &Config) -> File {
             draintimeout: Some(duration(limits.drain)),
             headers,
             tls: tls.as_ref().map(self::tls),
+            debug: http.debug.as_ref().map(debug),
             ..Http::default()
         },
         validation: Validation {
@@ -94,6 +95,16 @@ fn file(config: &Config) -> File {
             connections: Some(limits.connections),
         },
         ..File::default()
+    }
+}
+
+fn debug(debug: &crate::http::Debug) -> Debug {
+    Debug {
+        addr: Some(debug.addr.clone()),
+        prometheus: Some(Prometheus {
+            enabled: Some(debug.metrics.is_some()),
+            path: debug.metrics.clone(),
+        }),
     }
 }
 

@@ -20,6 +20,30 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
+/// A key that says something by being there, whatever stands behind it.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
+/// The same of a section.
+fn section<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    or_default(deserializer).map(Some)
+}
+
+/// Lists of texts by name; nothing behind a name is an empty list.
+fn lists<'de, D>(deserializer: D) -> Result<BTreeMap<String, Vec<String>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let lists: Option<BTreeMap<String, Option<Vec<String>>>> = Option::deserialize(deserializer)?;
+    let lists = lists.unwrap_or_default().into_iter();
+    Ok(lists.map(|(name, list)| (name, list.unwrap_or_default())).collect())
+}
+
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct File {
@@ -47,7 +71,7 @@ pub(super) struct File {
     #[serde(deserialize_with = "or_default")]
     pub limits: Limits,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth: Option<Foreign>,
+    pub auth: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub middleware: Option<Foreign>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,8 +117,8 @@ pub(super) struct AccessLog {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Storage {
-    #[serde(deserialize_with = "or_default")]
-    pub filesystem: Filesystem,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "section")]
+    pub filesystem: Option<Filesystem>,
     #[serde(deserialize_with = "or_default")]
     pub delete: Enabled,
     #[serde(deserialize_with = "or_default")]
@@ -105,19 +129,19 @@ pub(super) struct Storage {
     pub redirect: Option<Foreign>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<Foreign>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub inmemory: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub s3: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub s3aws: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub gcs: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub azure: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub swift: Option<Value>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub oss: Option<Value>,
 }
 
@@ -182,7 +206,7 @@ pub(super) struct Http {
     pub relativeurls: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draintimeout: Option<Value>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "or_default")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "lists")]
     pub headers: BTreeMap<String, Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
@@ -219,7 +243,16 @@ pub(super) struct Debug {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prometheus: Option<Foreign>,
+    pub prometheus: Option<Prometheus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Prometheus {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

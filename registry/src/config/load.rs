@@ -23,26 +23,68 @@ pub enum ConfigError {
 /// Prefix of the variables that override the file.
 const PREFIX: &str = "REGISTRY_";
 
-/// Reads the text of the file `path`, if there is one, and puts the variables over it. Gives also
-/// what an operator should be told.
+/// Sections whose every name restricts something: one that is not understood must not be passed
+/// over, since what it should have shut would be open.
+const GUARDS: [&str; 3] = ["auth", "access", "tokens"];
+
+/// What file and variables say together.
+#[derive(Debug)]
+pub(super) struct Tree {
+    pub(super) file: File,
+    /// What an operator should be told.
+    pub(super) notes: Vec<String>,
+    pub(super) from: Origins,
+}
+
+/// Which variables had a say: dotted keys and names.
+#[derive(Debug, Default)]
+pub(super) struct Origins(Vec<(String, String)>);
+
+impl Origins {
+    /// Names the variable in what is said of a value that came from one.
+    pub(super) fn name(&self, error: ConfigError) -> ConfigError {
+        let ConfigError::Value { key, what } = error else { return error };
+        let within = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let section = key.rsplit_once('.').map_or(key, |(section, _)| section);
+        let found = self.0.iter().find(|(path, _)| within(path, key) || within(key, path));
+        // What is missing beside a variable is missed because of it.
+        let found = found.or_else(|| {
+            self.0.iter().find(|(path, _)| what.starts_with("is missing") && within(path, section))
+        });
+        match found {
+            Some((_, name)) => {
+                ConfigError::Variable { name: name.clone(), what: format!("{key}: {what}") }
+            }
+            None => ConfigError::Value { key, what },
+        }
+    }
+}
+
+/// Reads the text of the file `path`, if there is one, and puts the variables over it.
 pub(super) fn load(
     file: Option<(&Path, &str)>,
     variables: &[(String, String)],
-) -> Result<(File, Vec<String>), ConfigError> {
+) -> Result<Tree, ConfigError> {
     let mut tree = match file {
         Some((path, text)) => parse(path, text)?,
         None => Value::Object(serde_json::Map::new()),
     };
-    let mut notes = Vec::new();
+    let (mut notes, mut from) = (Vec::new(), Origins::default());
     let mut variables: Vec<_> =
         variables.iter().filter(|(name, value)| is_ours(name) && !value.is_empty()).collect();
     // Distribution's order: a later name may reach into what an earlier one has set.
     variables.sort();
     for (name, value) in variables {
-        overlay(&mut tree, name, value, &mut notes)?;
+        let refuse = |what| ConfigError::Variable { name: name.clone(), what };
+        match overlay(&mut tree, name, value).map_err(refuse)? {
+            Effect::Set(path) => from.0.push((path.join("."), name.clone())),
+            Effect::None(why) => notes.push(format!("{name} has no effect: {why}")),
+        }
     }
     match serde_json::from_value(tree) {
-        Ok(file) => Ok((file, notes)),
+        Ok(file) => Ok(Tree { file, notes, from }),
         Err(error) => Err(ConfigError::Value { key: "configuration", what: error.to_string() }),
     }
 }
@@ -100,78 +142,109 @@ fn unknown_key<'a>(found: &str, known: impl Iterator<Item = &'a str>) -> String 
     }
 }
 
-/// Variables of Kubernetes' service links (`REGISTRY_PORT=tcp://…`) are not ours: a Service named
-/// `registry` puts them into every pod of its namespace.
+/// Variables that others set under our prefix are not looked at: where our file is, where podman's
+/// passwords are, and Kubernetes' service links, which a Service called `registry`, or `registry-`
+/// and anything else, puts into every pod of its namespace.
 fn is_ours(name: &str) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
-    let service_link = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
-    !service_link && rest != "CONFIGURATION_PATH"
+    !matches!(rest, "CONFIGURATION_PATH" | "AUTH_FILE") && !is_service_link(rest)
 }
 
-/// Puts one variable into the tree. An unknown one is a note: somebody else may have meant it.
-fn overlay(
-    tree: &mut Value,
-    name: &str,
-    text: &str,
-    notes: &mut Vec<String>,
-) -> Result<(), ConfigError> {
+/// Source: Kubernetes, "Accessing the Service"; the older half is Docker's `--link`.
+fn is_service_link(name: &str) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    let number = |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    (0..words.len()).any(|at| match &words[at..] {
+        ["PORT"] | ["SERVICE", "HOST"] | ["SERVICE", "PORT", ..] => true,
+        ["PORT", port, _, ..] => number(port),
+        _ => false,
+    })
+}
+
+/// What a variable did.
+enum Effect {
+    Set(Vec<String>),
+    /// Nothing, and why: somebody else may have meant it.
+    None(String),
+}
+
+/// Puts one variable into the tree. The error is what is wrong with its value.
+fn overlay(tree: &mut Value, name: &str, text: &str) -> Result<Effect, String> {
     let path: Vec<String> = name[PREFIX.len()..].split('_').map(str::to_ascii_lowercase).collect();
     if path == ["version"] {
         // Images put their own version there.
-        notes.push(format!("{name} has no effect: the version is taken from a file"));
-        return Ok(());
+        return Ok(Effect::None("the version is taken from a file".to_owned()));
     }
     let driver = is_driver(name, text);
-    // A value is YAML, so that lists and numbers can be given; where that does not fit the key,
-    // it is text.
-    let values = if driver {
-        vec![serde_json::json!({ text: {} })]
+    let quoted = || serde_json::json!(text).to_string();
+    // A value is YAML, read as if it stood in the file, so that lists and numbers can be given;
+    // where that does not fit the key, it is text.
+    let read = if driver {
+        value(&path, &format!("{}: {{}}", quoted()))
     } else {
-        let parsed = serde_saphyr::from_str::<Value>(text).unwrap_or(Value::Null);
-        vec![parsed, Value::String(text.to_owned())]
+        value(&path, text).or_else(|first| {
+            value(&path, &quoted()).map_err(|second| {
+                let syntax = serde_saphyr::from_str::<Value>(text).is_err();
+                if syntax { second } else { first }
+            })
+        })
     };
-    let mut failure = String::new();
-    for value in values {
-        let mut changed = tree.clone();
-        if !set(&mut changed, &path, value) {
-            failure = "the path leads through something that is not a section".to_owned();
-            continue;
-        }
-        match serde_json::from_value::<File>(changed.clone()) {
-            Ok(_) => {
-                *tree = changed;
-                return Ok(());
+    let what = match read {
+        Ok(value) => {
+            if set(tree, &path, value) {
+                return Ok(Effect::Set(path));
             }
-            Err(error) => failure = error.to_string(),
+            "the entries before it are missing: they are counted from 0".to_owned()
         }
-    }
-    if let Some((found, known)) = unknown_field(&failure) {
-        let what = unknown_key(found, known.into_iter());
-        if driver {
-            // An empty disk must not stand in for what was asked for.
-            return Err(ConfigError::Variable { name: name.to_owned(), what });
-        }
-        notes.push(format!("{name} has no effect: {what}"));
-        return Ok(());
-    }
-    let what = match failure.split_once(", expected struct ") {
-        Some((found, _)) => format!("{found}, expected a section: name one of its keys"),
-        None => failure,
+        Err(what) => what,
     };
-    Err(ConfigError::Variable { name: name.to_owned(), what })
+    let guard = GUARDS.contains(&path[0].as_str());
+    if guard {
+        let what = "this registry does not know it, and what it should have shut would be open";
+        return Err(format!("{what}: unset it"));
+    }
+    // An empty disk must not stand in for what was asked for.
+    if driver || is_key(&path) { Err(what) } else { Ok(Effect::None(what)) }
+}
+
+/// Whether any value is taken at `path`.
+fn is_key(path: &[String]) -> bool {
+    ["", "x", "0", "true", "[]", "{}"].iter().any(|text| value(path, text).is_ok())
+}
+
+/// Reads `text` as the value of the key `path`, by its type.
+fn value(path: &[String], text: &str) -> Result<Value, String> {
+    let mut document = String::new();
+    let is_entry = |key: &str| key.bytes().all(|byte| byte.is_ascii_digit());
+    for (depth, key) in path.iter().enumerate() {
+        let indent = "  ".repeat(depth);
+        match is_entry(key) {
+            true => document.push_str(&format!("{indent}-\n")),
+            false => document.push_str(&format!("{indent}{}:\n", serde_json::json!(key))),
+        }
+    }
+    for line in text.lines() {
+        document.push_str(&format!("{}{line}\n", "  ".repeat(path.len())));
+    }
+    let file: File =
+        serde_saphyr::from_str(&document).map_err(|error| describe(error.without_snippet()))?;
+    let mut found = serde_json::to_value(file).map_err(|error| error.to_string())?;
+    for key in path {
+        let next = match (&mut found, is_entry(key)) {
+            (Value::Array(list), true) => list.first_mut(),
+            (Value::Object(map), _) => map.get_mut(key),
+            _ => None,
+        };
+        // What is not there was given as nothing.
+        found = next.map(Value::take).unwrap_or_default();
+    }
+    Ok(found)
 }
 
 /// Whether a variable names a driver, which is a section without keys: `REGISTRY_STORAGE=filesystem`.
 fn is_driver(name: &str, text: &str) -> bool {
     matches!(name, "REGISTRY_STORAGE" | "REGISTRY_AUTH")
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
-}
-
-/// What serde says of a key that it does not know: the key, and those that it knows there.
-pub(super) fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
-    let rest = message.strip_prefix("unknown field `")?;
-    let mut quoted = rest.split('`').step_by(2);
-    Some((quoted.next()?, quoted.collect()))
 }
 
 pub(super) fn set(tree: &mut Value, path: &[String], value: Value) -> bool {
@@ -184,7 +257,11 @@ pub(super) fn set(tree: &mut Value, path: &[String], value: Value) -> bool {
             if key == "0" { Value::Array(Vec::new()) } else { Value::Object(Default::default()) };
     }
     match tree {
-        Value::Object(map) => set(map.entry(key.clone()).or_insert(Value::Null), rest, value),
+        Value::Object(map) => {
+            // Names of headers, which the file may have in capitals.
+            let known = map.keys().find(|known| known.eq_ignore_ascii_case(key)).cloned();
+            set(map.entry(known.unwrap_or_else(|| key.clone())).or_insert(Value::Null), rest, value)
+        }
         Value::Array(list) => {
             let Ok(index) = key.parse::<usize>() else { return false };
             if index == list.len() {

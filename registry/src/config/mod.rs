@@ -69,6 +69,7 @@ impl Default for Config {
                 headers: Vec::new(),
                 host: None,
                 relative_urls: true,
+                debug: None,
                 catalog_max: 1000,
                 tags_max: 10_000,
             },
@@ -137,10 +138,13 @@ impl Config {
         file: Option<(&Path, &str)>,
         variables: &[(String, String)],
     ) -> Result<Loaded, ConfigError> {
-        let (file, mut notes) = load::load(file, variables)?;
-        refuse_unsupported(&file)?;
-        note_ineffective(&file, &mut notes);
-        let config = Config { tls: tls::settings(&file, &mut notes)?, ..resolve(&file)? };
+        let load::Tree { file, mut notes, from } = load::load(file, variables)?;
+        let read = || {
+            refuse_unsupported(&file)?;
+            note_ineffective(&file, &mut notes);
+            Ok(Config { tls: tls::settings(&file, &mut notes)?, ..resolve(&file)? })
+        };
+        let config = { read }().map_err(|error| from.name(error))?;
         let effective = effective::yaml(&config);
         Ok(Loaded { config, notes, effective })
     }
@@ -150,15 +154,14 @@ impl Config {
 /// guarded one, an empty disk in place of a bucket.
 fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
     let refuse = |key, what: &str| Err(ConfigError::Value { key, what: what.to_owned() });
-    let set = |section: &Option<_>| section.is_some();
-    if set(&file.auth) {
+    if file.auth.as_ref().is_some_and(|auth| !is_off(auth)) {
         return refuse(
             "auth",
             "accounts are not supported yet, and serving without is not safe: leave this key out, \
              and let nobody reach the registry but those you trust",
         );
     }
-    if set(&file.middleware) {
+    if file.middleware.is_some() {
         return refuse("middleware", "middleware is not supported: leave this key out");
     }
     let remote = file.proxy.as_ref().and_then(|proxy| proxy.get("remoteurl"));
@@ -175,6 +178,11 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
         ("storage.oss", &storage.oss),
         ("storage.inmemory", &storage.inmemory),
     ] {
+        if driver.is_some() && storage.filesystem.is_some() {
+            let what = "stands beside storage.filesystem, and nothing can be stored in two places: \
+                        this one is not supported, so leave it out";
+            return refuse(key, what);
+        }
         if driver.is_some() {
             return refuse(key, "this storage is not supported: use storage.filesystem");
         }
@@ -199,6 +207,17 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// `auth: none`, as distribution understands it too.
+fn is_off(auth: &Value) -> bool {
+    match auth {
+        Value::String(provider) => provider.eq_ignore_ascii_case("none"),
+        Value::Object(providers) => {
+            providers.len() == 1 && providers.keys().all(|name| name.eq_ignore_ascii_case("none"))
+        }
+        _ => false,
+    }
+}
+
 fn note_ineffective(file: &File, notes: &mut Vec<String>) {
     let mut note = |present: bool, key: &str, why: &str| {
         if present {
@@ -211,7 +230,7 @@ fn note_ineffective(file: &File, notes: &mut Vec<String>) {
     note(file.storage.redirect.is_some(), "storage.redirect", "a disk has nowhere to redirect to");
     note(file.storage.tag.is_some(), "storage.tag", "tags are rows, not files");
     note(
-        file.storage.filesystem.maxthreads.is_some(),
+        file.storage.filesystem.as_ref().is_some_and(|driver| driver.maxthreads.is_some()),
         "storage.filesystem.maxthreads",
         "the pool has its own size",
     );
@@ -222,7 +241,17 @@ fn note_ineffective(file: &File, notes: &mut Vec<String>) {
     note(file.log.hooks.is_some(), "log.hooks", "mails are not sent");
     note(file.log.fields.is_some(), "log.fields", "lines have fixed fields");
     note(file.log.reportcaller.is_some(), "log.reportcaller", "lines have fixed fields");
-    note(file.http.debug.is_some(), "http.debug", "/metrics is served on http.addr, always");
+    let debug = file.http.debug.as_ref();
+    note(
+        debug.is_some_and(|debug| debug.prometheus.is_some() && is_empty(debug.addr.as_ref())),
+        "http.debug.prometheus",
+        "without http.debug.addr, /metrics is served on http.addr",
+    );
+    note(
+        file.http.relativeurls == Some(true) && !is_empty(file.http.host.as_ref()),
+        "http.host",
+        "http.relativeurls is true",
+    );
     note(file.http.secret.is_some(), "http.secret", "uploads hold no state that needs a signature");
     note(file.http.http2.is_some(), "http.http2", "HTTP/1.1 is served");
     note(file.http.h2c.is_some(), "http.h2c", "HTTP/1.1 is served");
@@ -241,14 +270,20 @@ fn note_ineffective(file: &File, notes: &mut Vec<String>) {
     }
 }
 
+fn is_empty(text: Option<&String>) -> bool {
+    text.is_none_or(String::is_empty)
+}
+
 fn resolve(file: &File) -> Result<Config, ConfigError> {
     let mut config = Config::default();
     // Whoever has a file of distribution gets distribution's defaults.
     let distribution = file.version.is_some();
     if let Some(text) = &file.http.addr {
-        config.addr = addr(text)?;
+        config.addr = addr("http.addr", text)?;
     }
-    if let Some(root) = &file.storage.filesystem.rootdirectory {
+    config.http.debug = debug(file)?;
+    let filesystem = file.storage.filesystem.clone().unwrap_or_default();
+    if let Some(root) = &filesystem.rootdirectory {
         if root.is_empty() {
             let what = "is empty: name a directory, or leave this key out".to_owned();
             return Err(ConfigError::Value { key: "storage.filesystem.rootdirectory", what });
@@ -276,7 +311,6 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
     config.policy.delete_enabled = file.storage.delete.enabled.unwrap_or(!distribution);
     config.policy.read_only = file.storage.maintenance.readonly.enabled.unwrap_or(false);
     config.policy.missing = missing(file)?;
-    let filesystem = &file.storage.filesystem;
     config.store.reserve = size("storage.filesystem.reserve", filesystem.reserve.as_ref())?;
     match &filesystem.directfrom {
         Some(Value::Bool(false)) => config.store.direct_from = None,
@@ -303,15 +337,30 @@ fn page(value: Option<usize>, default: usize) -> usize {
 }
 
 /// An address to listen on. Names are looked up when it is bound.
-fn addr(text: &str) -> Result<String, ConfigError> {
+fn addr(key: &'static str, text: &str) -> Result<String, ConfigError> {
     let port = text.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
     match port {
         Some(_) => Ok(text.to_owned()),
         None => {
             let what = format!("{text:?} has no port: write for example 127.0.0.1:5000, or :5000");
-            Err(ConfigError::Value { key: "http.addr", what })
+            Err(ConfigError::Value { key, what })
         }
     }
+}
+
+/// The second listener, if there is one.
+fn debug(file: &File) -> Result<Option<crate::http::Debug>, ConfigError> {
+    let Some(debug) = &file.http.debug else { return Ok(None) };
+    let Some(text) = debug.addr.as_deref().filter(|addr| !addr.is_empty()) else { return Ok(None) };
+    let prometheus = debug.prometheus.clone().unwrap_or_default();
+    let path = prometheus.path.filter(|path| !path.is_empty());
+    let path = path.unwrap_or_else(|| "/metrics".to_owned());
+    if !path.starts_with('/') {
+        let what = format!("{path:?} is no path: it begins with a slash");
+        return Err(ConfigError::Value { key: "http.debug.prometheus.path", what });
+    }
+    let metrics = prometheus.enabled.unwrap_or(true).then_some(path);
+    Ok(Some(crate::http::Debug { addr: addr("http.debug.addr", text)?, metrics }))
 }
 
 fn size(key: &'static str, value: Option<&Value>) -> Result<Option<u64>, ConfigError> {
@@ -551,6 +600,168 @@ health:
     }
 
     #[test]
+    fn variables_are_read_as_the_file_is() {
+        for (key, value) in [
+            ("http.headers.Access-Control-Allow-Credentials", "[true]"),
+            ("http.headers.Access-Control-Max-Age", "[1728000]"),
+            ("http.headers.X-Version", "[1.10, 0x1F, '007', ~, no]"),
+            ("http.headers.X-Nothing", "null"),
+            ("http.headers.X-Empty", "[]"),
+            ("http.headers.X-Scalar", "nosniff"),
+            ("http.headers", "{X: [true], Y: }"),
+            ("http.addr", "null"),
+            ("http.host", "https://a.example"),
+            ("http.secret", "12345678901234567890123"),
+            ("http.tls.minimumtls", "tls1.2"),
+            ("http.relativeurls", "'yes'"),
+            ("catalog.maxentries", "-1"),
+            ("catalog.maxentries", "10"),
+            ("gc.grace", "1.5h"),
+            ("scrub.rate", "1MiB"),
+            ("storage.filesystem.rootdirectory", "1.10"),
+            ("storage.filesystem", "null"),
+            ("storage.inmemory", "null"),
+            ("storage.inmemory", "{}"),
+            ("log.level", "debug"),
+            ("log.accesslog.disabled", "null"),
+            ("redis", "{addr: x}"),
+            ("redis", "x"),
+        ] {
+            let mut file = String::new();
+            for (depth, word) in key.split('.').enumerate() {
+                file.push_str(&format!("\n{}{word}:", "  ".repeat(depth)));
+            }
+            let by_file = load(&format!("{file} {value}\n"), &[]);
+            let variable = format!("REGISTRY_{}", key.replace('.', "_"));
+            let by_variable = load("", &[(&variable, value)]);
+            let said = |loaded: Result<Loaded, ConfigError>| match loaded {
+                Ok(loaded) => Ok((loaded.effective.to_lowercase(), loaded.notes)),
+                Err(_) => Err(()),
+            };
+            assert_eq!(said(by_file), said(by_variable), "{variable}={value}");
+        }
+        let list = load("", &[("REGISTRY_HTTP_HEADERS_X", "[1.10, 0x1F, '007', no]")]).unwrap();
+        let values: Vec<_> =
+            list.config.http.headers.iter().map(|(_, value)| value.as_str()).collect();
+        assert_eq!(values, ["1.10", "0x1F", "007", "no"]);
+        let replaced = load(
+            "http: {headers: {X-A: [b]}}",
+            &[("REGISTRY_HTTP_HEADERS_X-A", "[c]"), ("REGISTRY_HTTP_HEADERS_X-A_1", "d")],
+        );
+        let pair = |value: &str| ("X-A".to_owned(), value.to_owned());
+        assert_eq!(replaced.unwrap().config.http.headers, [pair("c"), pair("d")]);
+    }
+
+    /// Kubernetes sets these in every pod beside a Service of such a name.
+    #[test]
+    fn what_others_set_under_our_prefix_stops_no_start() {
+        let mut variables = vec![
+            ("REGISTRY_AUTH_FILE".to_owned(), "/run/auth.json".to_owned()),
+            ("REGISTRY_HTTP_ADDR_EXTRA".to_owned(), "x".to_owned()),
+            ("REGISTRY_LOG_LEVEL_X_Y".to_owned(), "x".to_owned()),
+            ("REGISTRY_WHATEVER".to_owned(), "{".to_owned()),
+            ("REGISTRY_HTTP_ADR".to_owned(), "x".to_owned()),
+        ];
+        let sections = ["", "REDIS_", "PROXY_", "NOTIFICATIONS_", "AUTH_", "STORAGE_", "HTTP_TLS_"];
+        for section in sections {
+            for (name, value) in [
+                ("SERVICE_HOST", "10.0.0.1"),
+                ("SERVICE_PORT", "6379"),
+                ("SERVICE_PORT_HTTP_METRICS", "6379"),
+                ("PORT", "tcp://10.0.0.1:6379"),
+                ("PORT_6379_TCP", "tcp://10.0.0.1:6379"),
+                ("PORT_6379_TCP_ADDR", "10.0.0.1"),
+                ("PORT_6379_TCP_PORT", "6379"),
+                ("PORT_6379_TCP_PROTO", "tcp"),
+            ] {
+                variables.push((format!("REGISTRY_{section}{name}"), value.to_owned()));
+            }
+        }
+        let loaded = Config::load_with(None, &variables).unwrap();
+        assert_eq!(loaded.notes.len(), 4, "{:?}", loaded.notes);
+        assert!(loaded.notes.iter().all(|note| note.contains("has no effect")));
+        assert_eq!(loaded.effective, load("", &[]).unwrap().effective);
+    }
+
+    #[test]
+    fn what_should_have_restricted_is_never_passed_over() {
+        for name in ["AUTH_HTPASSWD_REALM", "AUTH_X", "ACCESS", "ACCESS_RULES_0_WHO", "TOKENS_KEY"]
+        {
+            let name = format!("REGISTRY_{name}");
+            let error = load("", &[(&name, "x")]).unwrap_err().to_string();
+            assert!(error.starts_with(&name), "{error}");
+        }
+        for yaml in ["access: {}", "tokens: {key: x}", "auth: {x: {}}", "auth: silly"] {
+            load(yaml, &[]).unwrap_err();
+        }
+        for (yaml, variables) in [
+            ("auth: none", &[][..]),
+            ("auth: {none: {}}", &[]),
+            ("auth:", &[]),
+            ("", &[("REGISTRY_AUTH", "none")]),
+        ] {
+            load(yaml, variables).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_variable_that_it_comes_from() {
+        for (name, value, key) in [
+            ("REGISTRY_HTTP_ADDR", "5000", "http.addr"),
+            ("REGISTRY_AUTH_HTPASSWD_PATH", "x", "auth"),
+            ("REGISTRY_STORAGE", "{s3: {bucket: b}}", "storage.s3"),
+            ("REGISTRY_STORAGE_S3_BUCKET", "b", "storage.s3"),
+            ("REGISTRY_HTTP_TLS_MINIMUMTLS", "ssl3", "http.tls"),
+            ("REGISTRY_HTTP_HEADERS_X", "[\"\\a\"]", "http.headers"),
+            ("REGISTRY_PROXY_REMOTEURL", "https://r.example", "proxy.remoteurl"),
+        ] {
+            let error = load("version: 0.1", &[(name, value)]).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name}: ")) && error.contains(key), "{error}");
+        }
+        let by_file = load("http: {addr: '5000'}", &[("REGISTRY_LOG_LEVEL", "info")]);
+        assert!(by_file.unwrap_err().to_string().starts_with("http.addr: "));
+    }
+
+    /// What stands there decides, not what stands behind it: the data would lie elsewhere.
+    #[test]
+    fn a_driver_that_is_named_is_meant() {
+        for yaml in [
+            "storage: {inmemory: }",
+            "storage:\n  s3:\n",
+            "storage: {inmemory: {}, filesystem: {}}",
+            "storage: {s3: {bucket: b}, filesystem: }",
+        ] {
+            let error = load(yaml, &[]).unwrap_err().to_string();
+            assert!(error.starts_with("storage."), "{error}");
+            assert_eq!(error.contains("beside storage.filesystem"), yaml.contains("filesystem"));
+        }
+        let file = "storage: {filesystem: {rootdirectory: /x}}";
+        load(file, &[("REGISTRY_STORAGE_INMEMORY", "null")]).unwrap_err();
+        load("storage: {filesystem: }", &[]).unwrap();
+    }
+
+    #[test]
+    fn the_debug_listener_is_configured_as_distributions() {
+        let debug = |yaml: &str| load(yaml, &[]).unwrap().config.http.debug;
+        assert_eq!(debug("http: {debug: {addr: ''}}"), None);
+        let both = debug("http: {debug: {addr: ':5001', prometheus: {enabled: true}}}").unwrap();
+        assert_eq!((both.addr.as_str(), both.metrics.as_deref()), (":5001", Some("/metrics")));
+        let path = debug("http: {debug: {addr: ':5001', prometheus: {path: /m}}}").unwrap();
+        assert_eq!(path.metrics.as_deref(), Some("/m"));
+        let off = debug("http: {debug: {addr: ':5001', prometheus: {enabled: false}}}").unwrap();
+        assert_eq!(off.metrics, None);
+        for yaml in
+            ["http: {debug: {addr: x}}", "http: {debug: {addr: ':1', prometheus: {path: m}}}"]
+        {
+            load(yaml, &[]).unwrap_err();
+        }
+        let idle = load("http: {debug: {prometheus: {enabled: true}}}", &[]).unwrap();
+        assert_eq!(idle.notes.len(), 1, "{:?}", idle.notes);
+        let idle = load("http: {host: 'https://a.example', relativeurls: true}", &[]).unwrap();
+        assert_eq!(idle.notes.len(), 1, "{:?}", idle.notes);
+    }
+
+    #[test]
     fn mistakes_are_told_with_their_place() {
         let error = load("http:\n  addr: x\n  hots: y\n", &[]).unwrap_err().to_string();
         assert!(error.contains("config.yml:3:3"), "{error}");
@@ -578,6 +789,7 @@ health:
         for yaml in [
             "auth: {htpasswd: {realm: x, path: y}}",
             "auth: {}",
+            "auth: htpasswd",
             "middleware: {registry: []}",
             "proxy: {remoteurl: 'https://registry-1.docker.io'}",
             "storage: {s3: {bucket: b}}",

@@ -14,6 +14,13 @@ fn effective(yaml: &str) -> String {
     Config::parse(Path::new("config.yml"), yaml, &[]).unwrap().effective
 }
 
+/// What serde says of a key that it does not know: the key, and those that it knows there.
+fn unknown_field(message: &str) -> Option<(&str, Vec<&str>)> {
+    let rest = message.strip_prefix("unknown field `")?;
+    let mut quoted = rest.split('`').step_by(2);
+    Some((quoted.next()?, quoted.collect()))
+}
+
 /// Every key below `path`, as the parser itself tells when it meets one that it does not know.
 fn keys(path: &[String], found: &mut BTreeSet<String>) {
     let mut probe = path.to_vec();
@@ -21,7 +28,7 @@ fn keys(path: &[String], found: &mut BTreeSet<String>) {
     let mut tree = Value::Null;
     assert!(load::set(&mut tree, &probe, Value::Null));
     let message = serde_json::from_value::<File>(tree).map_err(|error| error.to_string());
-    match message.as_ref().err().and_then(|message| load::unknown_field(message)) {
+    match message.as_ref().err().and_then(|message| unknown_field(message)) {
         Some((_, known)) => {
             for key in known {
                 *probe.last_mut().unwrap() = key.to_owned();

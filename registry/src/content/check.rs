@@ -5,22 +5,22 @@
 //! the request's, keys that repeat or differ in case only (Go's readers take the last one and
 //! ignore case, others do not).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
-use shared::manifest::{Descriptor, Manifest};
 use shared::{Digest, media_type};
 
 use crate::records::{Child, ChildKind, Referrer};
 
-/// Largest manifest. Above the 4 MiB that the specification wants taken, and what containerd
-/// reads at most (4 × 1048 × 1048), so that everything stored can be pulled.
-pub const MANIFEST_BYTES_MAX: usize = 4 * 1048 * 1048;
-
 /// Descriptors in a manifest at most. The largest images in use have a few hundred.
 const DESCRIPTORS_MAX: usize = 10_000;
+
+/// Deepest nesting, which is where Go's readers end, and with them most clients. Source: Go,
+/// encoding/json, `maxNestingDepth`.
+const DEPTH_MAX: usize = 10_000;
 
 /// Why a manifest cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,8 @@ pub enum InvalidManifest {
     NoConfig,
     #[error("an index needs `manifests`")]
     NoManifests,
+    #[error("the manifest is nested more than {DEPTH_MAX} deep")]
+    TooDeep,
     #[error("the manifest has {0} descriptors, more than {DESCRIPTORS_MAX}")]
     TooManyDescriptors(usize),
 }
@@ -67,12 +69,15 @@ pub(super) fn check(
     if content_type.is_some_and(is_schema1) {
         return Err(InvalidManifest::Schema1);
     }
+    if depth(bytes) > DEPTH_MAX {
+        return Err(InvalidManifest::TooDeep);
+    }
     refuse_ambiguous_keys(bytes)?;
     let head: Head = serde_json::from_slice(bytes)?;
     if head.schema_version == Some(1) || head.media_type.as_deref().is_some_and(is_schema1) {
         return Err(InvalidManifest::Schema1);
     }
-    let manifest = Manifest::parse(bytes)?;
+    let manifest: Manifest = serde_json::from_slice(bytes)?;
     let media_type = media_type_of(content_type, &manifest)?;
     if manifest.schema_version != Some(2) {
         return Err(InvalidManifest::SchemaVersion);
@@ -82,8 +87,62 @@ pub(super) fn check(
     Ok(Checked { media_type, children, referrer })
 }
 
+/// The fields that the registry uses. Whatever else stands in a manifest is its readers' business
+/// and decides nothing here; Go's tools write null for what they have not.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+    artifact_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    /// `Some(None)` is null.
+    #[serde(default, deserialize_with = "present")]
+    manifests: Option<Option<Vec<Descriptor>>>,
+    subject: Option<Descriptor>,
+    annotations: Option<BTreeMap<String, Option<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    media_type: Option<String>,
+    digest: Digest,
+    /// Not used, and yet read: no client can pull what has less than nothing.
+    #[serde(rename = "size")]
+    _size: Option<u64>,
+}
+
+fn present<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: de::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// How deep `bytes` are nested, if they are JSON.
+fn depth(bytes: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut text, mut escaped) = (0_usize, 0, false, false);
+    for byte in bytes {
+        match (text, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => text = !text,
+            (false, b'{' | b'[') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b'}' | b']') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 /// What tells schema 1 from everything else, whatever the rest looks like.
-#[derive(serde::Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Head {
     #[serde(default)]
@@ -133,14 +192,19 @@ fn children(media_type: &str, manifest: &Manifest) -> Result<Vec<Child>, Invalid
             return Err(InvalidManifest::Ambiguous);
         }
         let entries = manifest.manifests.as_ref().ok_or(InvalidManifest::NoManifests)?;
-        entries.iter().map(|entry| child(entry, ChildKind::ManifestOrBlob, true)).collect()
+        entries
+            .iter()
+            .flatten()
+            .map(|entry| child(entry, ChildKind::ManifestOrBlob, true))
+            .collect()
     } else {
         if manifest.manifests.is_some() {
             return Err(InvalidManifest::Ambiguous);
         }
         let config = manifest.config.as_ref().ok_or(InvalidManifest::NoConfig)?;
         let layers = manifest.layers.iter().flatten().map(|layer| {
-            child(layer, ChildKind::Blob, !media_type::is_nondistributable(&layer.media_type))
+            let kind = layer.media_type.as_deref().unwrap_or_default();
+            child(layer, ChildKind::Blob, !media_type::is_nondistributable(kind))
         });
         std::iter::once(child(config, ChildKind::Blob, true)).chain(layers).collect()
     };
@@ -160,14 +224,16 @@ fn referrer(
     let subject = manifest.subject.as_ref()?;
     let own = manifest.artifact_type.as_deref().filter(|own| !own.is_empty());
     // An index has no config to fall back to: its entry has no artifactType then.
-    let config = manifest.config.as_ref().map(|config| config.media_type.as_str());
-    let artifact_type = own.or(config);
+    let config = manifest.config.as_ref().map(|config| config.media_type.as_deref());
+    let artifact_type = own.or(config.map(Option::unwrap_or_default));
     let mut descriptor = json!({ "mediaType": media_type, "digest": digest, "size": size });
     if let Some(artifact_type) = artifact_type {
         descriptor["artifactType"] = artifact_type.into();
     }
     if let Some(annotations) = &manifest.annotations {
-        descriptor["annotations"] = json!(annotations);
+        // A null is an empty text to Go's readers, and no text at all to others.
+        let texts = annotations.iter().map(|(key, text)| (key, text.as_deref().unwrap_or("")));
+        descriptor["annotations"] = texts.collect::<BTreeMap<_, _>>().into_iter().collect();
     }
     Some(Referrer {
         subject: subject.digest.clone(),
@@ -176,7 +242,8 @@ fn referrer(
     })
 }
 
-/// Refuses keys that repeat, anywhere, and keys that differ from a known field in case only.
+/// Refuses keys that repeat, and keys that differ from a known field in case only, wherever a field
+/// that has a meaning stands.
 fn refuse_ambiguous_keys(bytes: &[u8]) -> Result<(), serde_json::Error> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     Place::Manifest.deserialize(&mut reader)?;
@@ -190,6 +257,7 @@ enum Place {
     Descriptor,
     Descriptors,
     Platform,
+    Annotations,
     Other,
 }
 
@@ -219,7 +287,7 @@ impl Place {
             Self::Platform => {
                 &["architecture", "os", "os.version", "os.features", "variant", "features"]
             }
-            Self::Descriptors | Self::Other => &[],
+            Self::Descriptors | Self::Annotations | Self::Other => &[],
         }
     }
 
@@ -228,6 +296,7 @@ impl Place {
             (Self::Manifest, "config" | "subject") => Self::Descriptor,
             (Self::Manifest, "layers" | "manifests") => Self::Descriptors,
             (Self::Descriptor, "platform") => Self::Platform,
+            (Self::Manifest | Self::Descriptor, "annotations") => Self::Annotations,
             _ => Self::Other,
         }
     }
@@ -245,7 +314,11 @@ fn fold(key: &str) -> impl Iterator<Item = char> + '_ {
 impl<'de> DeserializeSeed<'de> for Place {
     type Value = ();
     fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
+        match self {
+            // Skipped without recursion, however deep, and without a look at its numbers.
+            Self::Other => IgnoredAny::deserialize(deserializer).map(drop),
+            place => deserializer.deserialize_any(place),
+        }
     }
 }
 
@@ -337,6 +410,38 @@ mod tests {
         ] {
             assert_eq!(run(None, &text).unwrap().children.len(), children, "{text}");
         }
+    }
+
+    #[test]
+    fn what_the_registry_does_not_use_decides_nothing() {
+        let deep = format!("{}0{}", "[".repeat(9_000), "]".repeat(9_000));
+        let only = format!(r#""digest":"sha256:{HEX}""#);
+        let config = r#""config":{"mediaType":"a/b",$D}"#;
+        for text in [
+            format!(r#"{{"schemaVersion":2,"config":{{{only}}},"layers":[{{{only}}}]}}"#),
+            format!(r#"{{"schemaVersion":2,"config":{{"mediaType":null,{only},"size":null}}}}"#),
+            format!(
+                r#"{{"schemaVersion":2,"config":{{{only},"urls":null,"platform":{{"os":null,"os.features":null,"variant":null}},"annotations":{{"a":null}},"data":null}}}}"#
+            ),
+            format!(r#"{{"schemaVersion":2,{config},"annotations":null,"subject":null}}"#),
+            format!(r#"{{"schemaVersion":2,{config},"x":{deep}}}"#),
+            format!(r#"{{"schemaVersion":2,{config},"x":1e999,"y":[-1e999,{}]}}"#, "9".repeat(400)),
+            format!(r#"{{"schemaVersion":2,{config},"x":{{"a":1,"a":2,"A":3}}}}"#),
+            format!(
+                r#"{{"schemaVersion":2,"mediaType":"{}","manifests":null}}"#,
+                media_type::OCI_INDEX
+            ),
+        ] {
+            run(None, &text).unwrap_or_else(|error| panic!("{error}: {text:.300}"));
+        }
+        let subject = format!(r#""subject":{{{only}}},"annotations":{{"k":null}}"#);
+        let referrer = run(None, &format!(r#"{{"schemaVersion":2,{config},{subject}}}"#));
+        let descriptor = referrer.unwrap().referrer.unwrap().descriptor;
+        assert!(descriptor.contains(r#""annotations":{"k":""}"#), "{descriptor}");
+        let deeper = format!("{}0{}", "[".repeat(10_000), "]".repeat(10_000));
+        let deeper = run(None, &format!(r#"{{"schemaVersion":2,{config},"x":{deeper}}}"#));
+        assert!(matches!(deeper, Err(InvalidManifest::TooDeep)));
+        assert_eq!(depth(br#"{"[\"[[":[[]],"b":{}}"#), 3);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::records::{Missing, Records, RecordsError};
 use crate::store::{Disk, SessionId, StoreError};
 
 pub use blobs::OpenBlob;
-pub use check::{InvalidManifest, MANIFEST_BYTES_MAX};
+pub use check::InvalidManifest;
 pub use locks::DigestLocks;
 pub use manifests::{CacheTotals, DeleteError, PushError, Pushed};
 pub use referrers::referrers_index;

@@ -6,8 +6,8 @@ use super::{Content, ContentError};
 use crate::records::ReferrerPage;
 
 /// Bytes of descriptors on a page: with the frame around them below what containerd and crane
-/// read, who take one page only (4 × 1048 × 1048).
-const PAGE_BYTES: usize = 4 * 1048 * 1048 - 4096;
+/// read of a manifest, which a page is to them; they take one page only.
+const PAGE_BYTES: usize = shared::manifest::BYTES_MAX - 4096;
 
 impl Content {
     /// A page of the referrers of `subject`, which may be absent, as may be the repository.

@@ -57,6 +57,18 @@ pub(super) enum Outcome {
     Failed,
 }
 
+impl Outcome {
+    fn label(self) -> OutcomeLabel {
+        let outcome = match self {
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+        };
+        OutcomeLabel { outcome }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
     outcome: &'static str,
@@ -85,7 +97,12 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub(super) fn new(disk: Arc<Disk>) -> Self {
-        Self { disk, open: Mutex::default(), outcomes: Family::default() }
+        let outcomes = UploadOutcomes::default();
+        // From the start: of a series that begins with its first event, `rate` misses that event.
+        for outcome in [Outcome::Completed, Outcome::Cancelled, Outcome::Expired, Outcome::Failed] {
+            drop(outcomes.get_or_create(&outcome.label()));
+        }
+        Self { disk, open: Mutex::default(), outcomes }
     }
 
     pub(super) fn outcomes(&self) -> &UploadOutcomes {
@@ -112,13 +129,7 @@ impl Sessions {
     /// Ends a session. Files before memory: whoever loads it meanwhile looks for its files once it
     /// is in memory (see [`Self::find`]), so no order of the two leaves it there for ever.
     fn forget(&self, id: &SessionId, outcome: Outcome) {
-        let outcome = match outcome {
-            Outcome::Completed => "completed",
-            Outcome::Cancelled => "cancelled",
-            Outcome::Expired => "expired",
-            Outcome::Failed => "failed",
-        };
-        self.outcomes.get_or_create(&OutcomeLabel { outcome }).inc();
+        self.outcomes.get_or_create(&outcome.label()).inc();
         if let Some(open) = self.map().get(id) {
             open.cancelled.store(true, Ordering::Release);
         }

@@ -2,21 +2,24 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
+use actix_web::HttpResponseBuilder;
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderValue;
 use actix_web::http::{Method, header};
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
 use shared::{Digest, RepoName};
+use uuid::Uuid;
 
 use super::Call;
-use super::body::Body;
+use super::body::{Body, Pieces};
 use super::error::ApiError;
 use super::range::Wanted;
 use super::respond::{CONTENT_DIGEST, Finish as _, Reply, digest_value, reply};
 use super::send::FileBody;
-use crate::content::DeleteError;
+use crate::content::{DeleteError, OpenBlob};
 
 /// Up to here a blob in memory is read at once: two system calls are then dearer than a copy.
 const INLINE_BYTES: u64 = 16 << 10;
@@ -36,32 +39,71 @@ pub(super) async fn get(call: &Call, repo: &RepoName, digest: &str) -> Result<Re
     if not_modified(call, &digest) {
         return Ok(not_modified_reply(&digest));
     }
-    let (status, first, length) = match wanted(call, &digest, size) {
-        Wanted::All => (StatusCode::OK, 0, size),
-        Wanted::Part(first, last) => (StatusCode::PARTIAL_CONTENT, first, last - first + 1),
-        Wanted::Unsatisfiable => return Err(unsatisfiable(size)),
-    };
+    match wanted(call, &digest, size) {
+        Wanted::All => Ok(whole_or_part(call, &digest, open, None)),
+        Wanted::Parts(parts) => match parts[..] {
+            [part] => Ok(whole_or_part(call, &digest, open, Some(part))),
+            _ => Ok(several(call, &digest, open, &parts)),
+        },
+        Wanted::Unsatisfiable => Err(unsatisfiable(size)),
+    }
+}
+
+/// The headers of every answer with bytes of a blob.
+fn with_bytes(status: StatusCode, digest: &Digest) -> HttpResponseBuilder {
     let mut builder = reply(status);
     builder
-        .insert_header((header::CONTENT_TYPE, "application/octet-stream"))
         .insert_header((header::ACCEPT_RANGES, "bytes"))
-        .insert_header((header::ETAG, etag(&digest)))
-        .insert_header((CONTENT_DIGEST, digest_value(&digest)));
-    if status == StatusCode::PARTIAL_CONTENT {
-        let range = format!("bytes {first}-{}/{size}", first + length - 1);
-        builder.insert_header((header::CONTENT_RANGE, range));
-    }
+        .insert_header((header::ETAG, etag(digest)))
+        .insert_header((CONTENT_DIGEST, digest_value(digest)));
+    builder
+}
+
+fn whole_or_part(call: &Call, digest: &Digest, open: OpenBlob, part: Option<(u64, u64)>) -> Reply {
+    let size = open.blob.size();
+    let (mut builder, first, length) = match part {
+        None => (with_bytes(StatusCode::OK, digest), 0, size),
+        Some((first, last)) => {
+            let mut builder = with_bytes(StatusCode::PARTIAL_CONTENT, digest);
+            let range = format!("bytes {first}-{last}/{size}");
+            builder.insert_header((header::CONTENT_RANGE, range));
+            (builder, first, last - first + 1)
+        }
+    };
+    builder.insert_header((header::CONTENT_TYPE, "application/octet-stream"));
     if length == 0 {
-        return Ok(builder.empty().into());
+        return builder.empty().into();
     }
     if length <= INLINE_BYTES
         && let Some(bytes) = read_in_memory(&open.file, first, length)
     {
-        return Ok(builder.message_body_or_500(Body::from(bytes)).into());
+        return builder.message_body_or_500(Body::from(bytes)).into();
     }
     builder.no_chunking(length);
-    let body = FileBody::new(open.file, first, length, call.slot.clone());
-    Ok(builder.message_body_or_500(Body::file(body, length)).into())
+    let body = FileBody::new(Arc::new(open.file), first, length, call.slot.clone());
+    builder.message_body_or_500(Body::file(body, length)).into()
+}
+
+/// Several parts in one answer. Source: RFC 9110 §14.6.
+fn several(call: &Call, digest: &Digest, open: OpenBlob, parts: &[(u64, u64)]) -> Reply {
+    let (size, file) = (open.blob.size(), Arc::new(open.file));
+    // Nobody knows it before the answer: no blob can be made to hold it.
+    let boundary = Uuid::new_v4().simple().to_string();
+    let mut pieces = Pieces::default();
+    for (first, last) in parts {
+        pieces.text(format!(
+            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\
+             Content-Range: bytes {first}-{last}/{size}\r\n\r\n"
+        ));
+        let length = last - first + 1;
+        pieces.file(FileBody::new(Arc::clone(&file), *first, length, call.slot.clone()), length);
+    }
+    pieces.text(format!("\r\n--{boundary}--\r\n"));
+    let mut builder = with_bytes(StatusCode::PARTIAL_CONTENT, digest);
+    let kind = format!("multipart/byteranges; boundary={boundary}");
+    builder.insert_header((header::CONTENT_TYPE, kind));
+    builder.no_chunking(pieces.length());
+    builder.message_body_or_500(Body::pieces(pieces)).into()
 }
 
 fn head_reply(call: &Call, digest: &Digest, size: u64) -> Reply {

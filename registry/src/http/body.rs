@@ -1,8 +1,9 @@
 //! The one body type of this server's answers.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
@@ -27,6 +28,67 @@ enum Kind {
         body: FileBody,
         length: u64,
     },
+    Pieces(Pieces),
+}
+
+/// Texts and parts of files, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Pieces {
+    waiting: VecDeque<Piece>,
+    length: u64,
+    sent: u64,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Text(Bytes),
+    File { body: FileBody, length: u64 },
+}
+
+impl Pieces {
+    pub(crate) fn text(&mut self, text: String) {
+        self.length += text.len() as u64;
+        self.waiting.push_back(Piece::Text(text.into()));
+    }
+
+    pub(crate) fn file(&mut self, body: FileBody, length: u64) {
+        self.length += length;
+        self.waiting.push_back(Piece::File { body, length });
+    }
+
+    /// Bytes in all.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    fn sent(&self) -> u64 {
+        let begun = self.waiting.front().map_or(0, |piece| match piece {
+            Piece::Text(_) => 0,
+            Piece::File { body, length } => body.sent(*length),
+        });
+        self.sent + begun
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, io::Error>>> {
+        loop {
+            match self.waiting.front_mut() {
+                None => return Poll::Ready(None),
+                Some(Piece::Text(text)) => {
+                    let text = std::mem::take(text);
+                    self.sent += text.len() as u64;
+                    self.waiting.pop_front();
+                    return Poll::Ready(Some(Ok(text)));
+                }
+                Some(Piece::File { body, length }) => match ready!(Pin::new(body).poll_next(cx)) {
+                    None => {
+                        self.sent += *length;
+                        self.waiting.pop_front();
+                    }
+                    some => return Poll::Ready(some),
+                },
+            }
+        }
+    }
 }
 
 impl Body {
@@ -43,11 +105,17 @@ impl Body {
         Self { kind: Kind::File { body, length }, exchange: None }
     }
 
+    /// The answer must carry their length as its `Content-Length`.
+    pub(crate) fn pieces(pieces: Pieces) -> Self {
+        Self { kind: Kind::Pieces(pieces), exchange: None }
+    }
+
     /// The same as the answer to a HEAD.
     pub(crate) fn without_bytes(mut self) -> Self {
         self.kind = match self.kind {
             Kind::Bytes(ref bytes) => Kind::Head(bytes.len() as u64),
             Kind::Head(length) | Kind::File { length, .. } => Kind::Head(length),
+            Kind::Pieces(ref pieces) => Kind::Head(pieces.length()),
         };
         self
     }
@@ -77,7 +145,7 @@ impl MessageBody for Body {
         match &self.kind {
             Kind::Bytes(bytes) => BodySize::Sized(bytes.len() as u64),
             Kind::Head(length) => BodySize::Sized(*length),
-            Kind::File { body, .. } => body.size(),
+            Kind::File { .. } | Kind::Pieces(_) => BodySize::Stream,
         }
     }
 
@@ -97,6 +165,7 @@ impl MessageBody for Body {
             }
             Kind::Head(_) => Poll::Ready(None),
             Kind::File { body, .. } => Pin::new(body).poll_next(cx),
+            Kind::Pieces(pieces) => pieces.poll_next(cx),
         }
     }
 
@@ -107,8 +176,11 @@ impl MessageBody for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let (Kind::File { body, length }, Some(exchange)) = (&self.kind, &mut self.exchange) {
-            exchange.sent = body.sent(*length);
+        let Some(exchange) = &mut self.exchange else { return };
+        match &self.kind {
+            Kind::File { body, length } => exchange.sent = body.sent(*length),
+            Kind::Pieces(pieces) => exchange.sent = pieces.sent(),
+            Kind::Bytes(_) | Kind::Head(_) => {}
         }
     }
 }

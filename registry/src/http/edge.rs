@@ -22,8 +22,8 @@ pub(crate) fn read_query(text: &str) {
 
 pub(crate) fn read_ranges(text: &str) {
     for size in [0, 1, 1000, u64::MAX] {
-        if let Wanted::Part(first, last) = Wanted::parse(text, size) {
-            assert!(first <= last && last < size);
+        if let Wanted::Parts(parts) = Wanted::parse(text, size) {
+            assert!(parts.iter().all(|(first, last)| first <= last && *last < size));
         }
     }
     if let Some((first, last)) = parse_content_range(text) {

@@ -70,6 +70,11 @@ impl ApiError {
         Self::not_found(ErrorCode::NameUnknown, "there is no such endpoint")
     }
 
+    pub(crate) fn malformed_path() -> Self {
+        let message = "the path does not decode to text: after % stand two hexadecimal digits";
+        Self::bad_request(ErrorCode::NameInvalid, message)
+    }
+
     pub(crate) fn invalid_name(why: InvalidReference) -> Self {
         Self::bad_request(ErrorCode::NameInvalid, why.to_string())
     }
@@ -145,9 +150,13 @@ impl From<ContentError> for ApiError {
             | ContentError::Records(RecordsError::ReadOnly) => Self::unavailable(
                 "the registry is read-only since a write to its disk failed; pulls go on",
             ),
-            ContentError::Maintenance => {
-                Self::unavailable("the registry is in read-only maintenance; pulls go on")
-            }
+            // As distribution does: a client that tries again would not get on.
+            ContentError::Maintenance => Self::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                ErrorCode::Unsupported,
+                "the registry is read-only (storage.maintenance.readonly); pulls go on",
+            )
+            .with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD")),
             ContentError::Records(RecordsError::Closed) => {
                 Self::unavailable("the registry is shutting down: try again")
             }

@@ -2,6 +2,7 @@
 
 use actix_web::http::header;
 use actix_web::http::{Method, StatusCode};
+use shared::manifest::BYTES_MAX as MANIFEST_BYTES_MAX;
 use shared::{ErrorCode, Reference, RepoName, Tag, media_type};
 
 use super::Call;
@@ -12,7 +13,7 @@ use super::incoming::Incoming;
 use super::respond::{
     CONTENT_DIGEST, Finish as _, OCI_SUBJECT, OCI_TAG, Reply, digest_value, reply,
 };
-use crate::content::{DeleteError, MANIFEST_BYTES_MAX};
+use crate::content::DeleteError;
 
 /// `?tag=` in one request at most; the specification wants ten taken.
 const TAGS_MAX: usize = 100;

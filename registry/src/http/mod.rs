@@ -26,8 +26,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
-use actix_web::http::{ConnectionType, Method};
+use actix_web::http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use shared::RepoName;
 
@@ -38,7 +38,7 @@ use body::Body;
 use error::ApiError;
 use incoming::Incoming;
 use receive::Handover;
-use respond::{API_VERSION, Reply};
+use respond::{API_VERSION, Finish as _, Reply, reply};
 use route::{Route, repo_name};
 use send::Slot;
 
@@ -50,6 +50,8 @@ pub struct State {
     content: Content,
     metrics: Arc<Metrics>,
     settings: Settings,
+    /// Clients come by TLS.
+    tls: bool,
     draining: AtomicBool,
     requests: AtomicU64,
     /// Makes request ids of different processes differ.
@@ -67,12 +69,31 @@ pub struct Settings {
     pub headers: Vec<(String, String)>,
     /// The public address (`http.host`), for absolute `Location`s.
     pub host: Option<String>,
-    /// `Location`s without scheme and host (`http.relativeurls`).
+    /// `Location`s without scheme and host, which work behind any proxy (`http.relativeurls`). If
+    /// not, those of `host`, else those of the request.
     pub relative_urls: bool,
+    /// What `http.debug` says, if it has an address.
+    pub debug: Option<Debug>,
     /// Most entries of a catalog page (`catalog.maxentries`).
     pub catalog_max: usize,
     /// Most tags of a page (`tags.maxtags`).
     pub tags_max: usize,
+}
+
+/// The second listener (`http.debug`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Debug {
+    /// `host:port`.
+    pub addr: String,
+    /// Where the metrics are; `None`: nowhere.
+    pub metrics: Option<String>,
+}
+
+/// Which listener a request came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listener {
+    Registry,
+    Debug,
 }
 
 /// Whether `name: value` can be sent as a header.
@@ -81,11 +102,13 @@ pub(crate) fn is_header(name: &str, value: &str) -> bool {
 }
 
 impl State {
-    pub fn new(content: Content, metrics: Arc<Metrics>, settings: Settings) -> Self {
+    /// `tls`: clients come by TLS.
+    pub fn new(content: Content, metrics: Arc<Metrics>, settings: Settings, tls: bool) -> Self {
         Self {
             content,
             metrics,
             settings,
+            tls,
             draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             process: std::process::id() ^ started_nanos(),
@@ -104,6 +127,21 @@ impl State {
 
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
+    }
+
+    /// What a request names.
+    fn route(&self, listener: Listener, path: &str) -> Route {
+        match (listener, &self.settings.debug) {
+            (Listener::Registry, None) => Route::parse(path),
+            (Listener::Registry, Some(_)) => match Route::parse(path) {
+                Route::Metrics | Route::Checks => Route::Unknown,
+                route => route,
+            },
+            (Listener::Debug, debug) => {
+                let metrics = debug.as_ref().and_then(|debug| debug.metrics.as_deref());
+                Route::parse_debug(path, metrics)
+            }
+        }
     }
 
     /// A name for a request: the client's own if it sent a sensible one.
@@ -168,21 +206,42 @@ impl Call {
 
     /// A `Location` or `Link` target.
     fn url(&self, path: &str) -> String {
-        match &self.state.settings.host {
-            Some(host) if !self.state.settings.relative_urls => {
-                format!("{}{path}", host.trim_end_matches('/'))
-            }
-            _ => path.to_owned(),
+        let settings = &self.state.settings;
+        match (&settings.host, self.host()) {
+            _ if settings.relative_urls => path.to_owned(),
+            (Some(host), _) => format!("{}{path}", host.trim_end_matches('/')),
+            (None, Some(host)) => format!("{}://{host}{path}", self.scheme()),
+            (None, None) => path.to_owned(),
         }
+    }
+
+    /// How the client reaches this registry. A proxy that ends TLS may say so, and so may anybody
+    /// else: that raises the scheme, and never lowers it.
+    fn scheme(&self) -> &'static str {
+        let forwarded = self.header("x-forwarded-proto").and_then(|list| list.split(',').next());
+        let raised = forwarded.is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https"));
+        if self.state.tls || raised { "https" } else { "http" }
+    }
+
+    /// The host that the client named, if it named one that is one.
+    fn host(&self) -> Option<&str> {
+        let mut named = self.req.headers().get_all(header::HOST);
+        let (only, None) = (named.next()?, named.next()) else { return None };
+        only.to_str().ok().filter(|host| route::is_host(host))
     }
 }
 
 /// Answers any request.
-async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> HttpResponse<Body> {
+async fn dispatch(
+    state: Arc<State>,
+    listener: Listener,
+    req: HttpRequest,
+    payload: Payload,
+) -> HttpResponse<Body> {
     let started = Instant::now();
     let slot = req.conn_data::<Rc<Slot>>().cloned();
     let handling = slot.clone().map(Slot::handling);
-    let route = Route::parse(req.uri().path());
+    let route = state.route(listener, req.uri().path());
     let id = state.request_id(&req);
     let received = Arc::new(AtomicU64::new(0));
     let method = req.method().clone();
@@ -193,18 +252,19 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
         path: clip(req.uri().path()),
         repository: route.repository().map(clip),
         reference: route.reference().map(clip),
-        remote: req.peer_addr().map(|address| address.ip()),
+        // A socket of both families shows `::ffff:10.0.0.1` where everybody writes 10.0.0.1.
+        remote: req.peer_addr().map(|address| address.ip().to_canonical()),
         user_agent: req.headers().get(USER_AGENT).and_then(|value| value.to_str().ok()).map(clip),
         started,
         status: CLIENT_GONE,
         error_code: None,
         received: Arc::clone(&received),
         sent: 0,
-        access_log: state.settings.access_log && !matches!(route, Route::Health(_)),
+        access_log: state.settings.access_log && !matches!(route, Route::Health(_) | Route::Checks),
         metrics: Arc::clone(&state.metrics),
     });
     state.metrics.begin(exchange.handler);
-    let v2 = req.uri().path().starts_with("/v2");
+    let v2 = req.uri().path().trim_start_matches('/').starts_with("v2");
     let handover = req.conn_data::<Rc<Handover>>().cloned();
     let (turn, direct) = handover.clone().map(Handover::begin).unzip();
     let incoming = match direct.flatten() {
@@ -212,13 +272,13 @@ async fn dispatch(state: Arc<State>, req: HttpRequest, payload: Payload) -> Http
         None => Incoming::new(payload, content_length(&req), received, slot.clone()),
     };
     let call = Call { state: Arc::clone(&state), req, slot };
-    let reply = match answer(&call, route, &method, incoming).await {
+    let answered = match answer(&call, route, &method, incoming).await {
         Ok(reply) => reply,
         Err(error) => error.into_reply(),
     };
-    exchange.status = reply.response.status().as_u16();
-    exchange.error_code = reply.code;
-    let mut response = reply.response;
+    exchange.status = answered.response.status().as_u16();
+    exchange.error_code = answered.code;
+    let mut response = answered.response;
     if handover.is_some_and(|handover| handover.is_broken()) {
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
@@ -256,14 +316,19 @@ async fn answer(
     body: Incoming,
 ) -> Result<Reply, ApiError> {
     let allowed = route.allowed();
+    if method == Method::OPTIONS && !allowed.is_empty() {
+        return Ok(base::options(allowed));
+    }
     if !allowed.is_empty() && !allowed.split(", ").any(|known| known == method.as_str()) {
         return Err(ApiError::method_not_allowed(allowed));
     }
     let name = |name: String| -> Result<RepoName, ApiError> { repo_name(&name) };
     match (route, method) {
+        (Route::Root, _) => Ok(reply(StatusCode::OK).empty().into()),
         (Route::Base, _) => Ok(base::base()),
         (Route::Catalog, _) => tags::catalog(call).await,
         (Route::Health(probe), _) => Ok(base::health(call, probe)),
+        (Route::Checks, _) => Ok(base::checks(call)),
         (Route::Metrics, _) => Ok(base::metrics(call).await),
         (Route::Blob { name: n, digest }, &Method::DELETE) => {
             blobs::delete(call, &name(n)?, &digest).await
@@ -294,5 +359,6 @@ async fn answer(
             referrers::list(call, &name(n)?, &digest).await
         }
         (Route::Unknown, _) => Err(ApiError::no_such_endpoint()),
+        (Route::Malformed, _) => Err(ApiError::malformed_path()),
     }
 }

@@ -1,44 +1,57 @@
 //! `Range` of a GET (RFC 9110 §14) and `Content-Range` of an upload (distribution-spec).
 
-/// What part of a blob a GET asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Ranges in one request at most. A partial pull of a zstd:chunked image asks for as many; of more,
+/// RFC 9110 lets a server think what it likes (§14.2).
+const RANGES_MAX: usize = 1024;
+
+/// What parts of a blob a GET asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     All,
-    /// First and last byte, inclusive, both inside the blob.
-    Part(u64, u64),
-    /// No byte of the blob is in the range.
+    /// First and last byte of each, inclusive, inside the blob, in the order of the request; together
+    /// no more than the blob.
+    Parts(Vec<(u64, u64)>),
+    /// No byte of the blob is in any range.
     Unsatisfiable,
 }
 
 impl Wanted {
-    /// Reads a `Range` header. What RFC 9110 lets a server ignore (other units, several ranges,
-    /// nonsense) is `All`.
+    /// Reads a `Range` header. What RFC 9110 lets a server ignore (other units, nonsense, more than
+    /// the blob has) is `All`.
     pub(crate) fn parse(header: &str, size: u64) -> Self {
-        let Some(spec) = header.trim().strip_prefix("bytes=") else { return Self::All };
-        let Some((first, last)) = spec.trim().split_once('-') else { return Self::All };
-        let (first, last) = (first.trim(), last.trim());
-        match (first, last) {
-            ("", "") => Self::All,
-            ("", suffix) => match number(suffix) {
-                None => Self::All,
-                Some(0) => Self::Unsatisfiable,
-                Some(_) if size == 0 => Self::Unsatisfiable,
-                Some(length) => Self::Part(size.saturating_sub(length), size - 1),
-            },
-            (first, last) => {
-                let Some(first) = number(first) else { return Self::All };
-                let last = if last.is_empty() { Some(u64::MAX) } else { number(last) };
-                let Some(last) = last else { return Self::All };
-                // RFC 9110 calls last < first invalid, to be ignored; the conformance suite wants
-                // 416, and the whole blob is never what such a client means.
-                if first >= size || last < first {
-                    Self::Unsatisfiable
-                } else {
-                    Self::Part(first, last.min(size - 1))
-                }
+        let Some(specs) = header.trim().strip_prefix("bytes=") else { return Self::All };
+        let (mut parts, mut bytes, mut named) = (Vec::new(), 0_u64, 0);
+        // A list may have empty elements. Source: RFC 9110 §5.6.1.
+        for spec in specs.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
+            named += 1;
+            let Some(part) = range(spec, size) else { return Self::All };
+            if let Some((first, last)) = part {
+                bytes = bytes.saturating_add(last - first + 1);
+                parts.push((first, last));
             }
         }
+        match (named, parts.len()) {
+            (0, _) => Self::All,
+            (_, 0) => Self::Unsatisfiable,
+            (..=RANGES_MAX, _) if bytes <= size => Self::Parts(parts),
+            _ => Self::All,
+        }
     }
+}
+
+/// `None`: this is no range. `Some(None)`: none of its bytes are in the blob.
+fn range(spec: &str, size: u64) -> Option<Option<(u64, u64)>> {
+    let (first, last) = spec.split_once('-')?;
+    let (first, last) = (first.trim(), last.trim());
+    if first.is_empty() {
+        let length = number(last)?;
+        return Some((length > 0 && size > 0).then(|| (size.saturating_sub(length), size - 1)));
+    }
+    let first = number(first)?;
+    let last = if last.is_empty() { u64::MAX } else { number(last)? };
+    // RFC 9110 calls last < first invalid, to be ignored; the conformance suite wants 416, and the
+    // whole blob is never what such a client means.
+    Some((first < size && first <= last).then(|| (first, last.min(size - 1))))
 }
 
 /// A decimal number without sign; more digits than fit are "very large".
@@ -70,19 +83,25 @@ mod tests {
     #[test]
     fn ranges_of_a_get() {
         for (header, size, want) in [
-            ("bytes=0-0", 10, Wanted::Part(0, 0)),
-            ("bytes=2-5", 10, Wanted::Part(2, 5)),
-            ("bytes=2-", 10, Wanted::Part(2, 9)),
-            ("bytes=-3", 10, Wanted::Part(7, 9)),
-            ("bytes=-30", 10, Wanted::Part(0, 9)),
-            ("bytes=5-99999999999999999999999", 10, Wanted::Part(5, 9)),
+            ("bytes=0-0", 10, Wanted::Parts(vec![(0, 0)])),
+            ("bytes=2-5", 10, Wanted::Parts(vec![(2, 5)])),
+            ("bytes=2-", 10, Wanted::Parts(vec![(2, 9)])),
+            ("bytes=-3", 10, Wanted::Parts(vec![(7, 9)])),
+            ("bytes=-30", 10, Wanted::Parts(vec![(0, 9)])),
+            ("bytes=5-99999999999999999999999", 10, Wanted::Parts(vec![(5, 9)])),
             ("bytes=10-", 10, Wanted::Unsatisfiable),
             ("bytes=5-0", 10, Wanted::Unsatisfiable),
             ("bytes=-0", 10, Wanted::Unsatisfiable),
             ("bytes=0-", 0, Wanted::Unsatisfiable),
             ("bytes=-1", 0, Wanted::Unsatisfiable),
             ("bytes=-", 10, Wanted::All),
-            ("bytes=0-1,3-4", 10, Wanted::All),
+            ("bytes=0-1,3-4", 10, Wanted::Parts(vec![(0, 1), (3, 4)])),
+            ("bytes= 8- , ,0-0,-1", 10, Wanted::Parts(vec![(8, 9), (0, 0), (9, 9)])),
+            ("bytes=0-1,10-", 10, Wanted::Parts(vec![(0, 1)])),
+            ("bytes=10-,11-", 10, Wanted::Unsatisfiable),
+            ("bytes=0-1,x", 10, Wanted::All),
+            ("bytes=0-9,0-0", 10, Wanted::All),
+            ("bytes=,", 10, Wanted::All),
             ("items=0-1", 10, Wanted::All),
             ("bytes=a-b", 10, Wanted::All),
             ("bytes=+1-2", 10, Wanted::All),
@@ -90,6 +109,14 @@ mod tests {
         ] {
             assert_eq!(Wanted::parse(header, size), want, "{header} of {size}");
         }
+    }
+
+    #[test]
+    fn ranges_are_bounded_in_number() {
+        let ranges = |number| format!("bytes={}", vec!["0-0"; number].join(","));
+        let wanted = Wanted::parse(&ranges(RANGES_MAX), 5000);
+        assert!(matches!(wanted, Wanted::Parts(parts) if parts.len() == RANGES_MAX));
+        assert_eq!(Wanted::parse(&ranges(RANGES_MAX + 1), 5000), Wanted::All);
     }
 
     #[test]
@@ -114,9 +141,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn parts_are_inside_the_blob(header in "(bytes=)?[0-9-]{0,24}", size in 0u64..100) {
-            if let Wanted::Part(first, last) = Wanted::parse(&header, size) {
-                proptest::prop_assert!(first <= last && last < size);
+        fn parts_are_inside_the_blob(header in "(bytes=)?[0-9,-]{0,24}", size in 0u64..100) {
+            if let Wanted::Parts(parts) = Wanted::parse(&header, size) {
+                proptest::prop_assert!(parts.iter().all(|(first, last)| first <= last && *last < size));
+                let bytes: u64 = parts.iter().map(|(first, last)| last - first + 1).sum();
+                proptest::prop_assert!(!parts.is_empty() && bytes <= size);
             }
         }
 

@@ -6,6 +6,8 @@ use shared::RepoName;
 /// An endpoint of the specification, with the parts of its path as they came, percent-decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
+    /// `/`, which load balancers and charts probe.
+    Root,
     /// `/v2/` (end-1).
     Base,
     /// `/v2/_catalog`, distribution's.
@@ -40,9 +42,13 @@ pub(crate) enum Route {
     },
     /// `/livez`, `/readyz` and their kin.
     Health(Probe),
+    /// `/debug/health`, distribution's.
+    Checks,
     /// `/metrics`.
     Metrics,
     Unknown,
+    /// What does not decode to text.
+    Malformed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,25 +58,48 @@ pub(crate) enum Probe {
 }
 
 impl Route {
-    /// Reads a request's path, percent-encoded as it came.
+    /// Reads the path of a request to the registry, percent-encoded as it came.
+    ///
+    /// A slash too many at either end changes nothing: scripts put `http://host/` before `/v2/`.
     pub(crate) fn parse(path: &str) -> Self {
-        let Some(path) = decode(path) else { return Self::Unknown };
-        match path.as_str() {
-            "/v2" | "/v2/" => return Self::Base,
-            "/v2/_catalog" => return Self::Catalog,
-            "/livez" | "/healthz" => return Self::Health(Probe::Live),
-            "/readyz" | "/startupz" => return Self::Health(Probe::Ready),
-            "/metrics" => return Self::Metrics,
-            _ => {}
+        let Some(path) = decode(path) else { return Self::Malformed };
+        let path = path.trim_start_matches('/');
+        match path.strip_suffix('/').unwrap_or(path) {
+            // `*` is the whole server. Source: RFC 9110 §9.3.7.
+            "" | "*" => Self::Root,
+            "v2" => Self::Base,
+            "v2/_catalog" => Self::Catalog,
+            "metrics" => Self::Metrics,
+            path => match (path.strip_prefix("v2/"), Self::parse_probe(path)) {
+                (Some(path), _) => Self::parse_repository(path).unwrap_or(Self::Unknown),
+                (None, Some(probe)) => probe,
+                (None, None) => Self::Unknown,
+            },
         }
-        path.strip_prefix("/v2/").and_then(Self::parse_repository).unwrap_or(Self::Unknown)
+    }
+
+    /// Reads the path of a request to the debug listener, which has metrics under `metrics`, if
+    /// anywhere.
+    pub(crate) fn parse_debug(path: &str, metrics: Option<&str>) -> Self {
+        match decode(path) {
+            None => Self::Malformed,
+            Some(path) if Some(path.as_str()) == metrics => Self::Metrics,
+            Some(path) => Self::parse_probe(path.trim_start_matches('/')).unwrap_or(Self::Unknown),
+        }
+    }
+
+    fn parse_probe(path: &str) -> Option<Self> {
+        Some(match path {
+            "livez" | "healthz" => Self::Health(Probe::Live),
+            "readyz" | "startupz" => Self::Health(Probe::Ready),
+            "debug/health" => Self::Checks,
+            _ => return None,
+        })
     }
 
     fn parse_repository(path: &str) -> Option<Self> {
         let own = str::to_owned;
-        if let Some(name) =
-            path.strip_suffix("/blobs/uploads").or(path.strip_suffix("/blobs/uploads/"))
-        {
+        if let Some(name) = path.strip_suffix("/blobs/uploads") {
             return Some(Self::Uploads { name: own(name) });
         }
         if let Some(name) = path.strip_suffix("/tags/list") {
@@ -94,18 +123,19 @@ impl Route {
     pub(crate) fn allowed(&self) -> &'static str {
         match self {
             Self::Base | Self::Catalog | Self::Tags { .. } | Self::Referrers { .. } => "GET, HEAD",
-            Self::Health(_) | Self::Metrics => "GET, HEAD",
+            Self::Root | Self::Health(_) | Self::Checks | Self::Metrics => "GET, HEAD",
             Self::Blob { .. } => "GET, HEAD, DELETE",
             Self::Uploads { .. } => "POST",
             Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
             Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
-            Self::Unknown => "",
+            Self::Unknown | Self::Malformed => "",
         }
     }
 
     /// The endpoint's name in metrics: distribution's, so that dashboards keep working.
     pub(crate) fn handler(&self) -> &'static str {
         match self {
+            Self::Root => "root",
             Self::Base => "base",
             Self::Catalog => "catalog",
             Self::Blob { .. } => "blob",
@@ -114,9 +144,9 @@ impl Route {
             Self::Manifest { .. } => "manifest",
             Self::Tags { .. } => "tags",
             Self::Referrers { .. } => "referrers",
-            Self::Health(_) => "health",
+            Self::Health(_) | Self::Checks => "health",
             Self::Metrics => "metrics",
-            Self::Unknown => "unknown",
+            Self::Unknown | Self::Malformed => "unknown",
         }
     }
 
@@ -129,7 +159,14 @@ impl Route {
             | Self::Manifest { name, .. }
             | Self::Tags { name }
             | Self::Referrers { name, .. } => Some(name),
-            Self::Base | Self::Catalog | Self::Health(_) | Self::Metrics | Self::Unknown => None,
+            Self::Root
+            | Self::Base
+            | Self::Catalog
+            | Self::Health(_)
+            | Self::Checks
+            | Self::Metrics
+            | Self::Unknown
+            | Self::Malformed => None,
         }
     }
 
@@ -148,8 +185,28 @@ pub(crate) fn repo_name(text: &str) -> Result<RepoName, super::error::ApiError> 
     text.parse().map_err(super::error::ApiError::invalid_name)
 }
 
-/// Percent-decodes a path once. `None` where it does not decode to text, and for an encoded slash,
-/// which must not become a separator that the client did not write.
+/// Longest host taken from a client: a name of 253 bytes, a port. Source: RFC 1035 §2.3.4.
+const HOST_BYTES_MAX: usize = 259;
+
+/// Whether a `Host` field names a host, with a port or without: nothing that a URL would read as
+/// something else.
+pub(crate) fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port),
+            _ => return false,
+        },
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = |text: &str| digits(text) && text.parse::<u16>().is_ok();
+    let port = port.is_empty() || port.strip_prefix(':').is_some_and(number);
+    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    port && text.len() <= HOST_BYTES_MAX && !host.is_empty() && host.bytes().all(name)
+}
+
+/// Percent-decodes a path once, an encoded slash too, as distribution does: what it names is judged
+/// after that. `None` where it does not decode to text.
 fn decode(path: &str) -> Option<String> {
     if !path.contains('%') {
         return Some(path.to_owned());
@@ -164,7 +221,7 @@ fn decode(path: &str) -> Option<String> {
         let high = char::from(bytes.next()?).to_digit(16)?;
         let low = char::from(bytes.next()?).to_digit(16)?;
         match u8::try_from(high << 4 | low).ok()? {
-            b'/' | 0 => return None,
+            0 => return None,
             byte => decoded.push(byte),
         }
     }
@@ -198,17 +255,65 @@ mod tests {
             ),
             ("/v2/a/referrers/d", Route::Referrers { name: own("a"), digest: own("d") }),
             ("/v2//manifests/x", Route::Manifest { name: own(""), reference: own("x") }),
-            ("/v2/a/manifests/", Route::Manifest { name: own("a"), reference: own("") }),
-            ("/v2/a%2Fb/manifests/x", Route::Unknown),
-            ("/v2/a%00/manifests/x", Route::Unknown),
-            ("/v2/a%zz/manifests/x", Route::Unknown),
-            ("/v2/a%", Route::Unknown),
+            ("/v2/a/manifests/", Route::Unknown),
+            ("/v2/a/tags/list/", Route::Tags { name: own("a") }),
+            ("//v2/_catalog", Route::Catalog),
+            ("/v2/a%2Fb/manifests/x", Route::Manifest { name: own("a/b"), reference: own("x") }),
+            ("/v2/a%00/manifests/x", Route::Malformed),
+            ("/v2/a%zz/manifests/x", Route::Malformed),
+            ("/v2/a%", Route::Malformed),
             ("/v2/a", Route::Unknown),
             ("/v1/", Route::Unknown),
             ("/livez", Route::Health(Probe::Live)),
-            ("", Route::Unknown),
+            ("/debug/health", Route::Checks),
+            ("/debug", Route::Unknown),
+            ("/", Route::Root),
+            ("*", Route::Root),
+            ("", Route::Root),
         ] {
             assert_eq!(Route::parse(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_debug_listener_serves_nothing_else() {
+        for (path, want) in [
+            ("/m", Route::Metrics),
+            ("/metrics", Route::Unknown),
+            ("/readyz", Route::Health(Probe::Ready)),
+            ("/debug/health", Route::Checks),
+            ("/v2/", Route::Unknown),
+            ("/", Route::Unknown),
+            ("/%zz", Route::Malformed),
+        ] {
+            assert_eq!(Route::parse_debug(path, Some("/m")), want, "{path}");
+        }
+        assert_eq!(Route::parse_debug("/metrics", None), Route::Unknown);
+    }
+
+    #[test]
+    fn hosts() {
+        for text in ["a", "registry.example:5000", "10.0.0.1", "[::1]:5000", "[fe80::1]", "a_b"] {
+            assert!(is_host(text), "{text}");
+        }
+        for text in [
+            "",
+            ":5000",
+            "a:",
+            "a:x",
+            "a:99999",
+            "a:+1",
+            "a/b",
+            "a@b",
+            "a b",
+            "a:1:2",
+            "[::1",
+            "[a]",
+            "[::1]x",
+            "é",
+            &"a".repeat(260),
+        ] {
+            assert!(!is_host(text), "{text}");
         }
     }
 

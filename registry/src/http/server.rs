@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::send::Wire;
 use super::socket::Socket;
-use super::{State, dispatch, send};
+use super::{Listener, State, dispatch, send};
 use crate::tls::{self, Tls};
 
 /// What bounds connections.
@@ -104,85 +104,36 @@ impl Bound {
     }
 }
 
+/// Connections to the debug listener at once: probes and scrapers.
+const DEBUG_CONNECTIONS: usize = 256;
+
 /// A running server.
 pub struct Server {
     running: actix_server::Server,
+    debug: Option<actix_server::Server>,
 }
 
 impl Server {
-    /// Serves on `bound`, with TLS if it is given, with `workers` threads. Must be called, and
-    /// awaited, on an actix runtime.
+    /// Serves on `bound`, with TLS if it is given, with `workers` threads; metrics and health on
+    /// `debug`, without TLS, with a thread of its own. Must be called, and awaited, on an actix
+    /// runtime.
     ///
     /// # Errors
     /// [`ServerError::Run`].
     pub fn start(
-        state: Arc<State>,
+        state: &Arc<State>,
         bound: Bound,
+        debug: Option<Bound>,
         tls: Option<Arc<Tls>>,
         limits: Limits,
         workers: usize,
     ) -> Result<Self, ServerError> {
-        let builder = actix_server::Server::build()
-            .workers(workers)
-            .backlog(BACKLOG)
-            .max_concurrent_connections(limits.connections.div_ceil(workers))
-            .worker_max_blocking_threads(BLOCKING_THREADS)
-            .shutdown_timeout(limits.drain.as_secs())
-            .disable_signals();
-        let stop = builder.graceful_shutdown_signal();
-        let wire_limits =
-            send::Limits { head: limits.head, write: limits.write, linger: limits.disconnect };
-        let builder = builder
-            .listen("registry", bound.listener, move || {
-                let stop = stop.clone();
-                let state = Arc::clone(&state);
-                let (tls, errors) = (tls.clone(), state.metrics().handshake_errors());
-                let http = HttpService::build()
-                    .graceful_shutdown_signal(move || {
-                        let stop = stop.clone();
-                        async move { stop.notified().await }
-                    })
-                    .keep_alive(limits.idle)
-                    // The connection times its heads itself.
-                    .client_request_timeout(Duration::ZERO)
-                    .client_disconnect_timeout(limits.disconnect)
-                    .on_connect_ext(|wire: &Wire, connection| {
-                        connection.insert(wire.slot());
-                        connection.insert(wire.handover());
-                    });
-                let app = App::new().default_service(web::to(
-                    move |req: HttpRequest, payload: web::Payload| {
-                        // `web::Payload` has no limit of its own; each endpoint sets one.
-                        let payload: Payload = payload.into_inner();
-                        dispatch(Arc::clone(&state), req, payload)
-                    },
-                ));
-                fn_service(move |tcp: TcpStream| {
-                    let (tls, errors) = (tls.clone(), errors.clone());
-                    async move {
-                        let head_end = Instant::now() + limits.head;
-                        let peer = tcp.peer_addr().ok();
-                        // An answer's last, short packet must not wait for an acknowledgement.
-                        let _ = tcp.set_nodelay(true);
-                        let socket = match &tls {
-                            None => Socket::from(tcp),
-                            Some(tls) => match tls::accept(tls, tcp, head_end).await {
-                                Ok(Some(stream)) => Socket::from(stream),
-                                Ok(None) => return Err(DispatchError::DisconnectTimeout),
-                                Err(error) => {
-                                    errors.inc();
-                                    tracing::debug!(?peer, %error, "no TLS handshake");
-                                    return Err(DispatchError::Io(error));
-                                }
-                            },
-                        };
-                        Ok((Wire::new(socket, head_end, wire_limits), Protocol::Http1, peer))
-                    }
-                })
-                .and_then(http.finish(map_config(app, |()| AppConfig::default())))
-            })
-            .map_err(ServerError::Run)?;
-        Ok(Self { running: builder.run() })
+        let debug_limits = Limits { connections: DEBUG_CONNECTIONS, ..limits };
+        let debug = debug
+            .map(|bound| listen(state, Listener::Debug, bound, None, debug_limits, 1))
+            .transpose()?;
+        let running = listen(state, Listener::Registry, bound, tls, limits, workers)?;
+        Ok(Self { running, debug })
     }
 
     /// For stopping the server from elsewhere.
@@ -195,8 +146,92 @@ impl Server {
     /// # Errors
     /// [`ServerError::Run`].
     pub async fn wait(self) -> Result<(), ServerError> {
-        self.running.await.map_err(ServerError::Run)
+        let debug = self.debug.map(|debug| (debug.handle(), actix_rt::spawn(debug)));
+        let ended = self.running.await;
+        // Last: whoever asks there while the registry drains must be told so.
+        if let Some((handle, running)) = debug {
+            handle.stop(false).await;
+            let _ = running.await;
+        }
+        ended.map_err(ServerError::Run)
     }
+}
+
+/// A server on one listener.
+fn listen(
+    state: &Arc<State>,
+    listener: Listener,
+    bound: Bound,
+    tls: Option<Arc<Tls>>,
+    limits: Limits,
+    workers: usize,
+) -> Result<actix_server::Server, ServerError> {
+    let state = Arc::clone(state);
+    let name = match listener {
+        Listener::Registry => "registry",
+        Listener::Debug => "debug",
+    };
+    let builder = actix_server::Server::build()
+        .workers(workers)
+        .backlog(BACKLOG)
+        .max_concurrent_connections(limits.connections.div_ceil(workers))
+        .worker_max_blocking_threads(BLOCKING_THREADS)
+        .shutdown_timeout(limits.drain.as_secs())
+        .disable_signals();
+    let stop = builder.graceful_shutdown_signal();
+    let wire_limits =
+        send::Limits { head: limits.head, write: limits.write, linger: limits.disconnect };
+    let builder = builder
+        .listen(name, bound.listener, move || {
+            let stop = stop.clone();
+            let state = Arc::clone(&state);
+            let (tls, errors) = (tls.clone(), state.metrics().handshake_errors());
+            let http = HttpService::build()
+                .graceful_shutdown_signal(move || {
+                    let stop = stop.clone();
+                    async move { stop.notified().await }
+                })
+                .keep_alive(limits.idle)
+                // The connection times its heads itself.
+                .client_request_timeout(Duration::ZERO)
+                .client_disconnect_timeout(limits.disconnect)
+                .on_connect_ext(|wire: &Wire, connection| {
+                    connection.insert(wire.slot());
+                    connection.insert(wire.handover());
+                });
+            let app = App::new().default_service(web::to(
+                move |req: HttpRequest, payload: web::Payload| {
+                    // `web::Payload` has no limit of its own; each endpoint sets one.
+                    let payload: Payload = payload.into_inner();
+                    dispatch(Arc::clone(&state), listener, req, payload)
+                },
+            ));
+            fn_service(move |tcp: TcpStream| {
+                let (tls, errors) = (tls.clone(), errors.clone());
+                async move {
+                    let head_end = Instant::now() + limits.head;
+                    let peer = tcp.peer_addr().ok();
+                    // An answer's last, short packet must not wait for an acknowledgement.
+                    let _ = tcp.set_nodelay(true);
+                    let socket = match &tls {
+                        None => Socket::from(tcp),
+                        Some(tls) => match tls::accept(tls, tcp, head_end).await {
+                            Ok(Some(stream)) => Socket::from(stream),
+                            Ok(None) => return Err(DispatchError::DisconnectTimeout),
+                            Err(error) => {
+                                errors.inc();
+                                tracing::debug!(?peer, %error, "no TLS handshake");
+                                return Err(DispatchError::Io(error));
+                            }
+                        },
+                    };
+                    Ok((Wire::new(socket, head_end, wire_limits), Protocol::Http1, peer))
+                }
+            })
+            .and_then(http.finish(map_config(app, |()| AppConfig::default())))
+        })
+        .map_err(ServerError::Run)?;
+    Ok(builder.run())
 }
 
 impl std::fmt::Debug for Server {

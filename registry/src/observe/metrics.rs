@@ -12,8 +12,10 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use shared::ErrorCode;
 
 use super::Exchange;
+use super::form::{self, Form};
 use super::process::Process;
 use crate::content::{Content, collect, scrub};
 use crate::records::{Totals, Waiting};
@@ -138,12 +140,52 @@ impl Default for Metrics {
             process: Process::default(),
         };
         metrics.reloaded(true);
+        metrics.begin_at_zero();
         metrics.register();
         metrics
     }
 }
 
+/// What is answered under each name of [`Exchange::handler`], as labels have it.
+const ENDPOINTS: [(&str, &[&str]); 12] = [
+    ("root", &["get", "head"]),
+    ("base", &["get", "head"]),
+    ("catalog", &["get", "head"]),
+    ("blob", &["get", "head", "delete"]),
+    ("blob_upload", &["post"]),
+    ("blob_upload_chunk", &["get", "head", "patch", "put", "delete"]),
+    ("manifest", &["get", "head", "put", "delete"]),
+    ("tags", &["get", "head"]),
+    ("referrers", &["get", "head"]),
+    ("health", &["get", "head"]),
+    ("metrics", &["get", "head"]),
+    ("unknown", &[]),
+];
+
 impl Metrics {
+    /// Makes every series whose labels are known: of one that begins with its first event, `rate`
+    /// misses that event.
+    fn begin_at_zero(&self) {
+        for code in ErrorCode::ALL {
+            drop(self.errors.get_or_create(&Code { code: code.as_str() }));
+        }
+        for kind in ["blob", "manifest"] {
+            drop(self.pushes.get_or_create(&Kind { kind }));
+        }
+        for direction in ["in", "out"] {
+            drop(self.blob_bytes.get_or_create(&Direction { direction }));
+        }
+        for (handler, methods) in ENDPOINTS {
+            drop(self.in_flight.get_or_create(&Handler { handler }));
+            for method in methods {
+                let endpoint = Endpoint { handler, method };
+                drop(self.durations.get_or_create(&endpoint));
+                drop(self.request_bytes.get_or_create(&endpoint));
+                drop(self.response_bytes.get_or_create(&endpoint));
+            }
+        }
+    }
+
     fn register(&mut self) {
         self.process.register(&mut self.registry);
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
@@ -292,8 +334,8 @@ impl Metrics {
         }
     }
 
-    /// The metrics as OpenMetrics text.
-    pub fn encode(&self, gauges: Gauges) -> String {
+    /// The metrics as text.
+    pub fn encode(&self, gauges: Gauges, form: Form) -> String {
         self.uploads_active.set(i64::try_from(gauges.uploads_active).unwrap_or(i64::MAX));
         self.disk_free.set(gauges.disk_free_bytes);
         self.writable.set(i64::from(gauges.writable));
@@ -315,7 +357,10 @@ impl Metrics {
             // Writing to a String does not fail.
             let _ = write!(text, "# EOF");
         }
-        text
+        match form {
+            Form::OpenMetrics => text,
+            Form::Classic => form::classic(&text),
+        }
     }
 }
 
@@ -329,6 +374,7 @@ fn method_label(method: &str) -> &'static str {
         "PUT" => "put",
         "PATCH" => "patch",
         "DELETE" => "delete",
+        "OPTIONS" => "options",
         _ => "other",
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator sees: logs and metrics.
 
+mod form;
 mod log;
 mod metrics;
 mod process;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+pub use form::Form;
 pub use log::{Format, Level, LogError, Settings, init, is_level};
 pub use metrics::{Gauges, Metrics};
 

@@ -16,9 +16,8 @@ use super::fence::{self, Fence, Fenced};
 use super::{PullError, PullOptions};
 use crate::known_bad::left_out;
 
-/// Manifests, and answers that are read whole. Source: distribution-spec, "Pushing Manifests":
-/// clients and registries agree on 4 MiB.
-pub(crate) const MANIFEST_BYTES_MAX: u64 = 4 << 20;
+/// Manifests, and answers that are read whole: whatever the registry stores can be pulled.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = shared::manifest::BYTES_MAX as u64;
 /// Of a thousand tags each: no repository that somebody pulls whole has so many.
 const TAG_PAGES_MAX: usize = 100;
 const TOKEN_BYTES_MAX: u64 = 1 << 20;

@@ -36,12 +36,12 @@ enum How {
 
 impl FileBody {
     /// `length` bytes of `file` from `offset`; the file has that many.
-    pub(crate) fn new(file: File, offset: u64, length: u64, slot: Option<Rc<Slot>>) -> Self {
+    pub(crate) fn new(file: Arc<File>, offset: u64, length: u64, slot: Option<Rc<Slot>>) -> Self {
         let how = match slot {
             Some(slot) => How::Slot { slot, armed: false, done: false },
             None => How::Read { ahead: None },
         };
-        Self { file: Arc::new(file), offset, end: offset + length, how }
+        Self { file, offset, end: offset + length, how }
     }
 
     /// Bytes sent so far.

@@ -134,6 +134,153 @@ fn row_7_wrong_methods() {
     }
 }
 
+/// Load balancers and charts ask for `/` to see whether anybody is there.
+#[test]
+fn the_root_is_there_and_empty() {
+    let registry = Registry::start();
+    for method in ["GET", "HEAD"] {
+        for path in ["/", "/?x"] {
+            let answer = registry.send(method, path, &[], b"").expect(200);
+            assert!(answer.body.is_empty());
+            assert_eq!(answer.header("content-length"), Some("0"));
+        }
+    }
+    registry.send("POST", "/", &[], b"").expect_error(405, "UNSUPPORTED");
+}
+
+/// A browser asks so before it lets a page of another origin do something.
+#[test]
+fn options_tell_what_may_be_done_and_do_nothing() {
+    let registry = Registry::start_with(|config| {
+        config.http.headers = [
+            ("Access-Control-Allow-Origin", "http://ui.example"),
+            ("Access-Control-Allow-Methods", "HEAD, GET, OPTIONS, DELETE"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+    });
+    registry.push_image("a", "t", b"{}");
+    let upload = registry.start_upload("a");
+    let blob = format!("/v2/a/blobs/{}", shared::Digest::sha256(b"{}"));
+    for (path, allow) in [
+        ("/", "GET, HEAD"),
+        ("*", "GET, HEAD"),
+        ("/v2/", "GET, HEAD"),
+        ("/v2/_catalog", "GET, HEAD"),
+        ("/v2/a/tags/list", "GET, HEAD"),
+        ("/v2/none/tags/list", "GET, HEAD"),
+        ("/v2/a/manifests/t", "GET, HEAD, PUT, DELETE"),
+        (&blob, "GET, HEAD, DELETE"),
+        ("/v2/a/blobs/uploads/", "POST"),
+        (&upload, "GET, HEAD, PATCH, PUT, DELETE"),
+        ("/v2/a/referrers/x", "GET, HEAD"),
+        ("/livez", "GET, HEAD"),
+        ("/metrics", "GET, HEAD"),
+    ] {
+        let headers = [("Access-Control-Request-Method", "DELETE")];
+        let answer = registry.send("OPTIONS", path, &headers, b"").expect(200);
+        assert!(answer.body.is_empty(), "{path}");
+        assert_eq!(answer.header("allow"), Some(allow), "{path}");
+        let origin = answer.header("access-control-allow-origin");
+        assert_eq!(origin, Some("http://ui.example"), "{path}");
+    }
+    registry.send("OPTIONS", "/v3/", &[], b"").expect(404);
+    registry.get("/v2/a/manifests/t").expect(200);
+    registry.get(&blob).expect(200);
+    registry.get(&upload).expect(204);
+}
+
+#[test]
+fn paths_are_taken_as_scripts_write_them() {
+    let registry = Registry::start();
+    registry.push_image("a/b", "t", b"{}");
+    for path in
+        ["//v2/a/b/tags/list", "/v2/a/b/tags/list/", "/v2/a%2Fb/tags/list", "/v2/%61/b/tags%2flist"]
+    {
+        let answer = registry.get(path).expect(200);
+        assert_eq!(answer.header("docker-distribution-api-version"), Some("registry/2.0"));
+    }
+    registry.get("/v2/a%zz/tags/list").expect_error(400, "NAME_INVALID");
+}
+
+/// `relativeurls: false` without a host: some clients push only to where an absolute URL leads.
+#[test]
+fn absolute_urls_are_those_of_the_request() {
+    let registry = Registry::start_with(|config| config.http.relative_urls = false);
+    let location = |headers: &[(&str, &str)]| {
+        let mut request = "POST /v2/a/blobs/uploads/ HTTP/1.1\r\nContent-Length: 0\r\n".to_owned();
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        let answer = registry.raw(format!("{request}Connection: close\r\n\r\n").as_bytes());
+        let answer = crate::api::harness::Answer::parse(&answer).unwrap().expect(202);
+        let location = answer.header("location").unwrap();
+        location.split("/v2/a/blobs/uploads/").next().unwrap().to_owned()
+    };
+    let https = ("X-Forwarded-Proto", "https");
+    for (headers, want) in [
+        (&[("Host", "r.example:5000")][..], "http://r.example:5000"),
+        (&[("Host", "[::1]:5000")], "http://[::1]:5000"),
+        (&[("Host", "r.example"), https], "https://r.example"),
+        (&[("Host", "r.example"), ("X-Forwarded-Proto", "HTTPS, http")], "https://r.example"),
+        (&[("Host", "r.example"), ("X-Forwarded-Proto", "ftp")], "http://r.example"),
+        // From whom these come is not known.
+        (&[("Host", "r.example"), ("X-Forwarded-Host", "evil.example")], "http://r.example"),
+        (&[("Host", "r.example"), ("Forwarded", "host=evil.example")], "http://r.example"),
+        (&[("Host", "r.example"), ("X-Forwarded-Port", "1")], "http://r.example"),
+        // What is no host makes no URL.
+        (&[("Host", "evil/x?")], ""),
+    ] {
+        assert_eq!(location(headers), want, "{headers:?}");
+    }
+    let config = registry.push_blob("a", b"{}");
+    let manifest = crate::api::harness::image(&config, 2, "");
+    for tag in ["t", "u"] {
+        let answer = registry.put_manifest("a", tag, &manifest).expect(201);
+        assert!(answer.header("location").unwrap().starts_with("http://registry/v2/a/manifests/"));
+    }
+    let link = registry.get("/v2/a/tags/list?n=1").expect(200);
+    assert!(link.header("link").unwrap().starts_with("<http://registry/v2/a/tags/list"));
+    let relative = Registry::start();
+    assert!(relative.start_upload("a").starts_with("/v2/"));
+}
+
+/// A second listener has metrics and health alone, without what the first one asks of its clients.
+#[test]
+fn the_debug_listener() {
+    let registry = Registry::start_with(|config| {
+        config.http.debug = Some(registry::http::Debug {
+            addr: "127.0.0.1:0".to_owned(),
+            metrics: Some("/m".to_owned()),
+        });
+    });
+    let debug = |path: &str| {
+        let mut tcp = std::net::TcpStream::connect(registry.debug_address.unwrap()).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        std::io::Write::write_all(&mut tcp, request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        std::io::Read::read_to_end(&mut tcp, &mut answer).unwrap();
+        crate::api::harness::Answer::parse(&answer).unwrap()
+    };
+    for path in ["/livez", "/readyz", "/readyz?exclude=writes", "/startupz", "/healthz"] {
+        registry.get(path).expect(200);
+        debug(path).expect(200);
+    }
+    assert_eq!(debug("/debug/health").expect(200).body, b"{}");
+    let metrics = debug("/m").expect(200);
+    assert!(String::from_utf8_lossy(&metrics.body).contains("registry_build_info"));
+    for path in ["/metrics", "/v2/", "/v2/_catalog", "/"] {
+        debug(path).expect(404);
+    }
+    for path in ["/metrics", "/m", "/debug/health"] {
+        registry.get(path).expect(404);
+    }
+    // Without it there is only one.
+    let registry = Registry::start();
+    registry.get("/metrics").expect(200);
+    registry.get("/debug/health").expect(200);
+}
+
 #[test]
 fn row_8_nothing_is_encoded() {
     let registry = Registry::start();
@@ -152,8 +299,16 @@ fn probes_and_metrics() {
     for path in ["/livez", "/readyz"] {
         registry.get(path).expect(200);
     }
-    let text = String::from_utf8(registry.get("/metrics").expect(200).body).unwrap();
+    let openmetrics = [("Accept", "application/openmetrics-text; version=1.0.0")];
+    let answer = registry.send("GET", "/metrics", &openmetrics, b"").expect(200);
+    assert!(answer.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert!(String::from_utf8_lossy(&answer.body).ends_with("# EOF\n"));
+    let answer = registry.get("/metrics").expect(200);
+    assert!(answer.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = String::from_utf8(answer.body).unwrap();
     for line in [
+        "# TYPE registry_build_info gauge\n",
+        "# TYPE registry_pulls_total counter\n",
         "registry_http_requests_total{handler=\"manifest\",method=\"put\",code=\"201\"} 1",
         "registry_pulls_total 1",
         "registry_pushes_total{kind=\"blob\"} 1",
@@ -220,6 +375,51 @@ fn every_metric_has_a_value_from_the_start() {
     ] {
         assert!(text.lines().any(|line| line.starts_with(&format!("{name} "))), "{name}: {text}");
     }
+    // `rate` misses the first event of a series that begins with it.
+    for line in [
+        "registry_errors_total{code=\"BLOB_UNKNOWN\"} 0\n",
+        "registry_errors_total{code=\"TOOMANYREQUESTS\"} 0\n",
+        "registry_pushes_total{kind=\"manifest\"} 0\n",
+        "registry_blob_bytes_total{direction=\"out\"} 0\n",
+        "registry_upload_outcomes_total{outcome=\"expired\"} 0\n",
+        "registry_http_in_flight_requests{handler=\"blob_upload\"} 0\n",
+        "registry_http_request_duration_seconds_count{handler=\"manifest\",method=\"put\"} 0\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+/// The endpoints whose series begin at 0 are those that there are.
+#[test]
+fn every_endpoint_is_counted_under_a_name_that_begins_at_zero() {
+    let registry = Registry::start();
+    let series = || {
+        let text = String::from_utf8(registry.get("/metrics").expect(200).body).unwrap();
+        let lines = text.lines().filter(|line| line.contains("_duration_seconds_count{"));
+        lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let before = series();
+    for path in [
+        "/",
+        "/v2/",
+        "/v2/_catalog",
+        "/v2/a/tags/list",
+        "/v2/a/manifests/t",
+        "/v2/a/blobs/x",
+        "/v2/a/blobs/uploads/",
+        "/v2/a/blobs/uploads/x",
+        "/v2/a/referrers/x",
+        "/livez",
+        "/metrics",
+    ] {
+        let allow = registry.send("OPTIONS", path, &[], b"");
+        for method in allow.header("allow").unwrap().split(", ") {
+            registry.send(method, path, &[], b"");
+        }
+    }
+    let new: Vec<_> = series().into_iter().filter(|name| !before.contains(name)).collect();
+    assert!(new.iter().all(|name| name.contains("\"options\"")), "{new:?}");
+    assert!(before.len() > 20, "{before:?}");
 }
 
 #[test]

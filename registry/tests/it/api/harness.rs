@@ -14,6 +14,7 @@ use tempfile::TempDir;
 /// A registry in a directory of its own. Stops when dropped.
 pub(crate) struct Registry {
     pub(crate) address: SocketAddr,
+    pub(crate) debug_address: Option<SocketAddr>,
     dir: Option<TempDir>,
     stop: Option<Box<dyn FnOnce() + Send + Sync>>,
     thread: Option<JoinHandle<()>>,
@@ -47,13 +48,13 @@ impl Registry {
                 let stop = move || {
                     arbiter.spawn(async move { handle.stop(true).await });
                 };
-                tell.send((started.address, Box::new(stop) as Box<dyn FnOnce() + Send + Sync>))
-                    .unwrap();
+                let stop: Box<dyn FnOnce() + Send + Sync> = Box::new(stop);
+                tell.send((started.address, started.debug_address, stop)).unwrap();
                 started.wait().await.unwrap();
             });
         });
-        let (address, stop) = told.recv_timeout(Duration::from_secs(30)).unwrap();
-        Self { address, dir: Some(dir), stop: Some(stop), thread: Some(thread) }
+        let (address, debug_address, stop) = told.recv_timeout(Duration::from_secs(30)).unwrap();
+        Self { address, debug_address, dir: Some(dir), stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn root(&self) -> &Path {

@@ -336,8 +336,8 @@ fn pushes_are_refused_in_maintenance_and_pulls_go_on() {
     let registry = Registry::start();
     registry.push_image("a", "t", b"{}");
     let registry = Registry::start_in(registry.stop(), |config| config.policy.read_only = true);
-    registry.send("POST", "/v2/a/blobs/uploads/", &[], b"").expect_error(503, "DENIED");
-    registry.delete("/v2/a/manifests/t").expect_error(503, "DENIED");
+    registry.send("POST", "/v2/a/blobs/uploads/", &[], b"").expect_error(405, "UNSUPPORTED");
+    registry.delete("/v2/a/manifests/t").expect_error(405, "UNSUPPORTED");
     registry.get("/v2/a/manifests/t").expect(200);
 }
 
