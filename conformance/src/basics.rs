@@ -18,6 +18,7 @@ pub fn all(rrun: &Rrun, reference: &str, checks: &mut Checks) {
     view(rrun, reference, checks);
     exit_codes(rrun, reference, checks);
     limits(rrun, reference, checks);
+    surroundings(rrun, reference, checks);
     terminal(rrun, reference, checks);
     confinement(rrun, reference, checks);
     streams(rrun, reference, checks);
@@ -238,6 +239,34 @@ fn limits(rrun: &Rrun, reference: &str, checks: &mut Checks) {
 }
 
 /// CPU time over wall time of two loops that never sleep, read from the container's cgroup.
+/// Whatever the caller has: a guest's root may set them all, which that of this host may not.
+fn surroundings(rrun: &Rrun, reference: &str, checks: &mut Checks) {
+    checks.check("limits are the same from every shell", || {
+        let words = "ulimit -Sn 777; ulimit -Hn 4000; ulimit -c 0; ulimit -Su 999; exec \"$@\"";
+        let inner = "ulimit -Sn; ulimit -Hn; ulimit -Sc; ulimit -Su; ulimit -Ss";
+        let rrun_command = rrun.command([reference, "bash", "-c", inner]);
+        let mut command = Command::new("sh");
+        rrun.prepare(&mut command);
+        command.args(["-c", words, "sh"]).arg(rrun_command.get_program());
+        command.args(rrun_command.get_args());
+        let outcome = rrun::finish(command, Duration::from_secs(60))?.expect_code(0)?;
+        // CAP_SYS_RESOURCE: without it a hard limit can only be lowered.
+        let wanted = match has_capability(24)? {
+            true => "1024\n524288\nunlimited\nunlimited\n8192\n",
+            false => "1024\n4000\n",
+        };
+        ensure!(outcome.stdout.starts_with(wanted), "{}", outcome.stdout);
+        Ok(())
+    });
+}
+
+/// Whether this process has a capability, by its number.
+fn has_capability(number: u32) -> Result<bool> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:")).context("CapEff")?;
+    Ok(u64::from_str_radix(line.trim(), 16)? >> number & 1 == 1)
+}
+
 fn cpu_share(rrun: &Rrun, reference: &str) -> Result<f64> {
     let script =
         "hostname; (while :; do :; done) & (while :; do :; done) & sleep 6; kill %1 %2; exit 0";

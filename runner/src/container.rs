@@ -5,7 +5,8 @@
 //! the monitor alone. The record names the container's layers, so it keeps them from being
 //! removed, across reboots too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
@@ -51,9 +52,29 @@ pub struct Record {
     pub volumes: Vec<VolumeUse>,
     pub labels: BTreeMap<String, String>,
     pub hosts: Hosts,
+    /// Variables, `NAME=VALUE`, that are no UTF-8: they stand beside the Spec, which is JSON.
+    #[serde(default)]
+    pub environment_bytes: Vec<Vec<u8>>,
+    /// Ports that the image or `--expose` names: `80/tcp`. They are told, and open nothing.
+    #[serde(default)]
+    pub exposed_ports: BTreeSet<String>,
+    /// Where the Spec's devices are on the host and with which rights, in its order.
+    #[serde(default)]
+    pub devices: Vec<DeviceOfHost>,
+    /// `--cidfile`
+    #[serde(default)]
+    pub cidfile: Option<String>,
     /// Flags that were given by name: a limit or restriction among them that cannot be applied is
     /// an error, where a default degrades with a notice.
     pub asked_for: Vec<String>,
+}
+
+/// A device as it was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceOfHost {
+    pub path: PathBuf,
+    /// Some of `rwm`.
+    pub access: String,
 }
 
 /// The image, pinned.
@@ -69,6 +90,9 @@ pub struct ImageUse {
     pub fixups: Option<String>,
     /// Attributes of the container's `/`: the topmost explicit root entry among the layers.
     pub root: RootAttributes,
+    /// In words that it was built for another kind of processor than this machine's.
+    #[serde(default)]
+    pub foreign: Option<String>,
 }
 
 /// Mode, owner and extended attributes of a directory.

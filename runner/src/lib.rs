@@ -1,5 +1,8 @@
 //! Roadstead's runner: pulls images and runs them.
 
+// They panic where the words cannot be written: `cli::tell` and `cli::print` say so instead.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cgroup;
 pub mod cli;
 pub mod container;

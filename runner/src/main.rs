@@ -6,13 +6,5 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     runner::timings::mark("command begins");
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    match runner::cli::main(&words) {
-        Ok(code) => ExitCode::from(code),
-        Err(failure) => {
-            if !failure.message.is_empty() {
-                eprintln!("{failure}");
-            }
-            ExitCode::from(failure.exit_code)
-        }
-    }
+    ExitCode::from(runner::cli::main(&words))
 }

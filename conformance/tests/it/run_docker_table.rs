@@ -92,7 +92,22 @@ fn arguments(world: &World, case: &Case) -> Result<Vec<String>> {
     Ok(line)
 }
 
-fn finish(mut command: Command, case: &Case) -> Result<Outcome> {
+/// The command as the case's surroundings start it.
+fn surrounded(command: Command, case: &Case) -> Command {
+    let [program, words @ ..] = case.around else { return command };
+    let mut outer = Command::new(program);
+    outer.args(words).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
+fn finish(command: Command, case: &Case) -> Result<Outcome> {
+    let mut command = surrounded(command, case);
     command.env("TABLE_SECRET", "from the caller").env_remove("TABLE_UNSET");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;

@@ -1,7 +1,7 @@
 //! A command's side of the conversation with a container's monitor: this terminal's streams,
 //! signals and size on one end, the socket on the other.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
@@ -10,6 +10,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags};
 use rustix::termios::{OptionalActions, OutputModes, Termios};
 
+use crate::cli::output::{PassedOn, pass_on};
 use crate::failure::Failure;
 use crate::launch::protocol::{Attach, CHUNK, Exit, Frame, Reply, Request, WindowSize};
 
@@ -145,7 +146,7 @@ pub(super) fn wait_for_start(stream: &UnixStream) -> Result<(), Failure> {
                 return Ok(());
             }
             Some(Frame::Reply(Reply::Exited(_))) => return Ok(()),
-            Some(Frame::Reply(Reply::Notice(text))) => eprintln!("rrun: {text}"),
+            Some(Frame::Reply(Reply::Notice(text))) => crate::cli::tell(format!("rrun: {text}")),
             Some(Frame::Reply(Reply::Failed(failure))) => return Err(failure.into()),
             Some(Frame::Reply(Reply::Refused(why))) => return Err(Failure::new(why)),
             Some(_) => {}
@@ -274,19 +275,20 @@ impl Relay {
         match frame {
             // Whoever read has left (`rrun REF yes | head -1`): the process learns it from its own
             // pipe, and decides, as it would in a pipeline of this host. Waiting for a signal to
-            // end it would take ten seconds of one that handles none.
+            // end it would take ten seconds of one that handles none. The same where bytes are lost
+            // otherwise (a full disk), which is this command's failure.
             Frame::Stdout(bytes) => {
-                if !write_all(io::stdout().lock(), &bytes) {
+                if pass_on(io::stdout().lock(), "standard output", &bytes) != PassedOn::Written {
                     self.send(&Frame::Request(Request::StdoutClosed))?;
                 }
             }
             Frame::Stderr(bytes) => {
-                if !write_all(io::stderr().lock(), &bytes) {
+                if pass_on(io::stderr().lock(), "standard error", &bytes) != PassedOn::Written {
                     self.send(&Frame::Request(Request::StderrClosed))?;
                 }
             }
             Frame::Reply(Reply::StdinTaken) => self.window_free = true,
-            Frame::Reply(Reply::Notice(text)) => eprintln!("rrun: {text}"),
+            Frame::Reply(Reply::Notice(text)) => crate::cli::tell(format!("rrun: {text}")),
             Frame::Reply(Reply::Failed(failure)) => return Err(failure.into()),
             Frame::Reply(Reply::Refused(why)) => return Err(Failure::new(why)),
             Frame::Reply(Reply::Exited(exit)) => return Ok(Some(Ended::Exited(exit))),
@@ -353,11 +355,6 @@ impl Relay {
     }
 }
 
-/// Whether the bytes could be written; a closed pipe takes none.
-fn write_all(mut to: impl Write, bytes: &[u8]) -> bool {
-    to.write_all(bytes).and_then(|()| to.flush()).is_ok()
-}
-
 fn lost(error: io::Error) -> Failure {
     Failure::new("the conversation with the container's monitor broke").because(&error)
 }
@@ -399,10 +396,10 @@ pub(super) fn conclude(exit: &Exit) -> u8 {
     {
         let size = |bytes: Option<u64>| bytes.map_or("unknown".to_owned(), readable);
         let limit = oom.limit.map_or("none of its own".to_owned(), readable);
-        eprintln!(
-            "rrun: container killed: out of memory (limit {limit}, peak {}); raise -m",
-            size(oom.peak)
-        );
+        let peak = size(oom.peak);
+        crate::cli::tell(format!(
+            "rrun: container killed: out of memory (limit {limit}, peak {peak}); raise -m"
+        ));
     }
     exit.status()
 }

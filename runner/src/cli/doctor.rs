@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print, print_line};
 use crate::failure::Failure;
+use crate::sys;
 
 pub(super) const VERBS: &[Verb] = &[Verb {
     names: &["doctor"],
@@ -116,7 +117,7 @@ fn examine(globals: &Globals) -> Vec<Finding> {
     all.extend([
         seccomp(&read("/proc/sys/kernel/seccomp/actions_avail")),
         security_modules(&read("/sys/kernel/security/lsm")),
-        open_files(),
+        limits(&status),
         user_namespaces(),
         subordinate_ids(),
         erofs(&filesystems),
@@ -151,13 +152,11 @@ fn kernel(release: &str) -> Finding {
     }
 }
 
-/// Bits of `CapBnd`. Source: capabilities(7), proc_pid_status(5).
 fn rights(status: &str) -> Finding {
     const NEEDED: [(u32, &str); 4] =
         [(21, "CAP_SYS_ADMIN"), (27, "CAP_MKNOD"), (7, "CAP_SETUID"), (18, "CAP_SYS_CHROOT")];
     const WANTED: [(u32, &str); 2] = [(24, "CAP_SYS_RESOURCE"), (12, "CAP_NET_ADMIN")];
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0);
+    let mask = capabilities_of(status);
     let lacking = |list: &[(u32, &'static str)]| {
         let lacks = list.iter().filter(|(bit, _)| mask >> bit & 1 == 0);
         lacks.map(|(_, name)| *name).collect::<Vec<_>>()
@@ -372,17 +371,38 @@ fn security_modules(list: &str) -> Finding {
     Finding::good("security modules", if list.is_empty() { "none" } else { list })
 }
 
-fn open_files() -> Finding {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    match limit.maximum {
-        Some(hard) if hard < 65_536 => Finding::limited(
-            "open files",
-            format!("at most {hard} for a process"),
-            "containers inherit it: raise LimitNOFILE or `ulimit -Hn` where rrun is started",
-        ),
-        Some(hard) => Finding::good("open files", format!("at most {hard} for a process")),
-        None => Finding::good("open files", "without limit"),
+/// The limits that containers usually have, and this process cannot give them.
+fn limits(status: &str) -> Finding {
+    const SYS_RESOURCE: u32 = 24;
+    const NAMES: [(u32, &str); 5] = [
+        (libc::RLIMIT_NOFILE, "open files"),
+        (libc::RLIMIT_NPROC, "processes"),
+        (libc::RLIMIT_CORE, "core files"),
+        (libc::RLIMIT_STACK, "stack"),
+        (libc::RLIMIT_MEMLOCK, "locked memory"),
+    ];
+    let mut lower = Vec::new();
+    for (resource, name) in NAMES {
+        let (_, usual) = sys::surroundings::usual_limit(resource);
+        let (_, hard) = sys::process::limit(resource).unwrap_or((usual, usual));
+        if hard < usual {
+            lower.push(format!("{name} at most {hard}"));
+        }
     }
+    if lower.is_empty() || capabilities_of(status) >> SYS_RESOURCE & 1 == 1 {
+        return Finding::good("limits", "containers get the usual ones, whatever this shell has");
+    }
+    Finding::limited(
+        "limits",
+        lower.join(", "),
+        "containers get no more: raise the hard limits where rrun is started (ulimit -H, LimitNOFILE=)",
+    )
+}
+
+/// Bits of `CapEff`. Source: capabilities(7), proc_pid_status(5).
+fn capabilities_of(status: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()).unwrap_or(0)
 }
 
 fn user_namespaces() -> Finding {

@@ -61,6 +61,8 @@ fn start_log(debug: bool) {
     }
     let filter = filter.unwrap_or_else(|| "rrun=debug,runner=debug,shared=debug".to_owned());
     // A second start (the tests) finds a subscriber in place, which is as good.
-    let _ =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| crate::cli::output::Talk)
+        .try_init();
 }

@@ -2,9 +2,12 @@
 
 use serde_json::Value;
 
-use super::template::Template;
+use super::template::{Labels, Template};
 use crate::cli::print;
 use crate::failure::Failure;
+
+/// The key of a row under which its labels stand for `{{.Label "name"}}`; it is not shown otherwise.
+pub(crate) const LABEL: &str = "Label";
 
 /// A column: the field's name in templates, and the heading of its table.
 pub(crate) type Column = (&'static str, &'static str);
@@ -18,7 +21,8 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
-    /// Prints rows, each an object of strings with all of the fields.
+    /// Prints rows, each an object of strings with all of the fields, and [`LABEL`] where there are
+    /// labels.
     ///
     /// `format` is `--format`: nothing or `table` for the table, `json`, `table TEMPLATE`, or a
     /// template.
@@ -36,8 +40,8 @@ impl Listing {
         };
         let (template, table) = match format.unwrap_or("table") {
             "json" => {
-                let lines: Vec<String> = rows.iter().map(|row| format!("{row}\n")).collect();
-                return Ok(lines.concat());
+                let rows = rows.iter().map(|row| without_labels(row).0);
+                return Ok(rows.map(|row| format!("{row}\n")).collect());
             }
             "table" | "" => (default(), true),
             format => match format.strip_prefix("table ") {
@@ -55,10 +59,13 @@ impl Listing {
                 .iter()
                 .map(|(name, heading)| ((*name).to_owned(), Value::from(*heading)))
                 .collect();
-            lines.push(parsed.render(&Value::Object(headings)).map_err(wrong)?);
+            let headings = Value::Object(headings);
+            lines.push(parsed.render_row(&headings, Some(Labels::Heading)).map_err(wrong)?);
         }
         for row in rows {
-            lines.push(parsed.render(row).map_err(wrong)?);
+            let (row, labels) = without_labels(row);
+            let labels = labels.as_ref().map(Labels::Of);
+            lines.push(parsed.render_row(&row, labels).map_err(wrong)?);
         }
         Ok(if table {
             align(&lines)
@@ -66,6 +73,14 @@ impl Listing {
             lines.iter().map(|line| line.clone() + "\n").collect()
         })
     }
+}
+
+/// A row, and apart from it the map under [`LABEL`].
+fn without_labels(row: &Value) -> (Value, Option<serde_json::Map<String, Value>>) {
+    let mut row = row.clone();
+    let labels = row.as_object_mut().and_then(|row| row.remove(LABEL));
+    let labels = labels.and_then(|labels| labels.as_object().cloned());
+    (row, labels)
 }
 
 /// Pads tab-separated cells, as Docker does: columns of at least ten, at least three spaces between

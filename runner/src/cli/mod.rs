@@ -17,7 +17,7 @@ pub(crate) mod images;
 pub(crate) mod listing;
 mod mount_flags;
 mod names;
-mod output;
+pub(crate) mod output;
 mod request;
 mod run;
 mod run_flags;
@@ -31,6 +31,8 @@ use std::ffi::OsString;
 use self::flags::{Arguments, Flag, FlagsEnd};
 pub use self::globals::Globals;
 use self::output::confirm;
+use self::output::exit_code;
+pub(crate) use self::output::tell;
 pub use self::output::{print, print_line};
 use crate::failure::Failure;
 use crate::{launch, unpack};
@@ -141,11 +143,18 @@ const RESERVED: &[&str] = &[
     "wait",
 ];
 
-/// Runs the command line `words`, without the program's name.
-///
-/// # Errors
-/// Everything that the person has to be told; the exit code stands in it.
-pub fn main(words: &[OsString]) -> Result<u8, Failure> {
+/// Runs the command line `words`, without the program's name, and tells what went wrong. The exit
+/// code.
+pub fn main(words: &[OsString]) -> u8 {
+    exit_code(run(words).unwrap_or_else(|failure| {
+        if !failure.message.is_empty() {
+            tell(&failure);
+        }
+        failure.exit_code
+    }))
+}
+
+fn run(words: &[OsString]) -> Result<u8, Failure> {
     match words {
         [first, rest @ ..] if first == unpack::worker::VERB => {
             return Ok(unpack::worker::main(rest));
@@ -252,7 +261,7 @@ mod tests {
     #[test]
     fn reserved_words_are_never_images() {
         for line in ["build .", "compose up", "swarm", "prune", "network ls"] {
-            let failure = main(&words(line)).unwrap_err();
+            let failure = run(&words(line)).unwrap_err();
             assert_eq!(failure.exit_code, 125);
             assert!(failure.message.contains("is not supported"), "{line}: {failure}");
         }
@@ -260,7 +269,7 @@ mod tests {
 
     #[test]
     fn flags_of_a_container_do_not_stand_before_a_verb() {
-        let failure = main(&words("-it run x")).unwrap_err();
+        let failure = run(&words("-it run x")).unwrap_err();
         assert!(failure.message.contains("stands before the command run"), "{failure}");
     }
 

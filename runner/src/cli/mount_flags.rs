@@ -79,7 +79,7 @@ pub(super) fn mount(text: &str) -> Result<MountRequest, Failure> {
     let mut propagation = None;
     let mut recursion = BindRecursion::Enabled;
     let mut options = Vec::new();
-    for field in fields(text) {
+    for field in fields(text).map_err(|why| wrong(&why))? {
         let (name, value) = match field.split_once('=') {
             Some((name, value)) => (name.trim().to_ascii_lowercase(), Some(value.to_owned())),
             None => (field.trim().to_ascii_lowercase(), None),
@@ -151,23 +151,43 @@ pub(super) fn mount(text: &str) -> Result<MountRequest, Failure> {
     Ok(MountRequest { target, kind, read_only })
 }
 
-/// Comma-separated, with double quotes around what holds a comma. Source: RFC 4180, which Docker
-/// reads it by.
-fn fields(text: &str) -> Vec<String> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    for c in text.chars() {
-        match c {
-            '"' => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            c => {
-                if let Some(last) = fields.last_mut() {
-                    last.push(c);
+/// Comma-separated; a field that begins with a double quote ends with one, may hold commas, and has
+/// `""` for a quote of its own. Source: RFC 4180, which Docker reads it by.
+fn fields(text: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        let mut field = String::new();
+        if let Some(mut quoted) = rest.strip_prefix('"') {
+            loop {
+                let (inside, after) = quoted.split_once('"').ok_or("a quote is not closed")?;
+                field.push_str(inside);
+                match after.strip_prefix('"') {
+                    Some(after) => {
+                        field.push('"');
+                        quoted = after;
+                    }
+                    None => {
+                        rest = after;
+                        break;
+                    }
                 }
             }
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            field.push_str(&rest[..end]);
+            rest = &rest[end..];
+            if field.contains('"') {
+                return Err(format!("a quote stands inside of {field}: quote the whole field"));
+            }
+        }
+        fields.push(field);
+        match rest.strip_prefix(',') {
+            Some(after) => rest = after,
+            None if rest.is_empty() => return Ok(fields),
+            None => return Err(format!("{rest:?} follows a closing quote")),
         }
     }
-    fields
 }
 
 /// Options that a tmpfs takes. Source: docker run(1), tmpfs(5).
@@ -269,6 +289,7 @@ mod tests {
             ("type=bind,src=/s,dst=/t,ro=false", "/t", bind("/s"), false),
             ("source=db,target=/t", "/t", named("db"), false),
             (r#"type=bind,"src=/a,b",dst=/t"#, "/t", bind("/a,b"), false),
+            (r#"type=bind,"src=/a""b"",",dst=/t"#, "/t", bind("/a\"b\","), false),
             (
                 "type=tmpfs,dst=/t,tmpfs-size=1m,tmpfs-mode=1770",
                 "/t",
@@ -291,6 +312,9 @@ mod tests {
             "source=db,target=/t,colour=red",
             "type=bind,source=/s,target=/t,bind-propagation=x",
             "type=tmpfs,dst=/t,tmpfs-mode=9",
+            r#"type=bind,"src=/s,dst=/t"#,
+            r#"type=bind,src="/s",dst=/t"#,
+            r#"type=bind,"src=/s"x,dst=/t"#,
         ] {
             assert!(mount(text).is_err(), "{text:?}");
         }

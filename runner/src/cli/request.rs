@@ -12,6 +12,7 @@ use crate::cli::flags::{Arguments, truth};
 use crate::cli::{mount_flags, names, values};
 use crate::container::{Hosts, Ipc, LogFiles, Network};
 use crate::failure::Failure;
+use crate::known_bad::left_out;
 use crate::signal::Signal;
 use crate::spec::{
     CapabilityName, DeviceUse, Limits, MountKind, MountRequest, Request, SeccompRequest, Sharing,
@@ -28,6 +29,9 @@ const PROFILE_BYTES_MAX: u64 = 1 << 20;
 /// How `--network=container:NAME` and its kin find whose they share.
 pub(super) trait Containers {
     fn id_of(&self, name: &str) -> Result<String, Failure>;
+
+    /// What the container of this id is called, for those that share its network.
+    fn hosts_of(&self, id: &str) -> Result<Hosts, Failure>;
 }
 
 /// What the flags ask for.
@@ -41,9 +45,12 @@ pub(super) fn request(
     let mounts = mounts(arguments)?;
     let uts = sharing(arguments, "uts", containers)?;
     let network = network(arguments, containers)?;
-    let hosts = hosts(arguments)?;
-    if network == Network::Host && uts == Sharing::Host && !hosts.hostname.is_empty() {
-        return Err(Failure::new("--hostname: the host's name is shared (--uts=host)"));
+    let ipc = ipc(arguments, containers)?;
+    refuse_what_is_not_its_own(arguments, &network, &uts, &ipc)?;
+    let mut hosts = hosts(arguments)?;
+    if let Network::Container(id) = &network {
+        let theirs = containers.hosts_of(id)?;
+        hosts = Hosts { hostname: theirs.hostname, domainname: theirs.domainname, ..hosts };
     }
     let names = |flag: &str| {
         let one = |text: &str| {
@@ -85,7 +92,7 @@ pub(super) fn request(
         network,
         hosts,
         pid: sharing(arguments, "pid", containers)?,
-        ipc: ipc(arguments, containers)?,
+        ipc,
         uts,
         cgroup: sharing(arguments, "cgroupns", containers)?,
         cgroup_parent: arguments.value("cgroup-parent").map(str::to_owned),
@@ -110,6 +117,8 @@ pub(super) fn request(
         strict: security.strict,
         devices: devices(arguments)?,
         device_rules,
+        exposed_ports: exposed_ports(arguments)?,
+        cidfile: arguments.value("cidfile").map(str::to_owned),
         asked_for: arguments.names().map(str::to_owned).collect(),
     })
 }
@@ -145,6 +154,56 @@ fn refuse_unsupported(arguments: &Arguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Options that would set something of a namespace which the container does not own: it would be
+/// set for its owner as well, the host or another container, or not at all.
+fn refuse_what_is_not_its_own(
+    arguments: &Arguments,
+    network: &Network,
+    uts: &Sharing,
+    ipc: &Ipc,
+) -> Result<(), Failure> {
+    if left_out("names-of-its-own") {
+        return Ok(());
+    }
+    let of_network = matches!(network, Network::Container(_));
+    let all: [(bool, &[&str], &str); 4] = [
+        (
+            *uts == Sharing::Host,
+            &["hostname", "domainname"],
+            "the names are the host's (--uts=host), and would be set for it",
+        ),
+        (
+            of_network,
+            &[
+                "hostname",
+                "domainname",
+                "add-host",
+                "dns",
+                "dns-search",
+                "dns-option",
+                "dns-opt",
+                "expose",
+            ],
+            "name and network are the other container's (--network=container:…)",
+        ),
+        (
+            matches!(ipc, Ipc::Host | Ipc::Container(_)),
+            &["shm-size"],
+            "/dev/shm is not the container's own (--ipc)",
+        ),
+        (*ipc == Ipc::None, &["shm-size"], "there is no /dev/shm (--ipc=none)"),
+    ];
+    for (applies, flags, why) in all {
+        let given = |flag: &&&str| arguments.value(flag).is_some_and(|text| !text.is_empty());
+        if let Some(flag) = flags.iter().find(given).filter(|_| applies) {
+            return Err(Failure::new(format!("--{flag}: {why}")).hint(format!(
+                "leave --{flag} away, or give the container a namespace of its own"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// `--log-driver` and `--log-opt`. Source: Docker's reference, "JSON File logging driver".
 fn log(arguments: &Arguments) -> Result<Option<LogFiles>, Failure> {
     let mut files = LogFiles::default();
@@ -173,6 +232,14 @@ fn log(arguments: &Arguments) -> Result<Option<LogFiles>, Failure> {
             Err(Failure::new(format!("--log-driver={driver} {why}")))
         }
     }
+}
+
+fn exposed_ports(arguments: &Arguments) -> Result<Vec<String>, Failure> {
+    let mut all = Vec::new();
+    for text in arguments.values("expose") {
+        all.extend(values::ports("expose", text)?);
+    }
+    Ok(all)
 }
 
 fn environment(arguments: &Arguments) -> Result<Vec<Variable>, Failure> {
@@ -240,8 +307,8 @@ fn hosts(arguments: &Arguments) -> Result<Hosts, Failure> {
 fn network(arguments: &Arguments, containers: &dyn Containers) -> Result<Network, Failure> {
     let asked = arguments.value("network").or(arguments.value("net"));
     if asked.is_none() && std::io::stderr().is_terminal() && !arguments.has("quiet") {
-        eprintln!(
-            "rrun: no network: bridges are not supported yet; --network host shares this host's"
+        crate::cli::tell(
+            "rrun: no network: bridges are not supported yet; --network host shares this host's",
         );
     }
     match asked.unwrap_or("none") {
@@ -308,9 +375,14 @@ fn sysctls(arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {
 }
 
 fn mounts(arguments: &Arguments) -> Result<Vec<MountRequest>, Failure> {
-    let mut all = Vec::new();
+    let mut all: Vec<MountRequest> = Vec::new();
+    let mut seen = Vec::new();
     for text in arguments.values("volume") {
-        all.push(mount_flags::volume(text)?);
+        // The same words twice are one wish, as with Docker; two for one place are a mistake.
+        if !seen.contains(&text) {
+            all.push(mount_flags::volume(text)?);
+            seen.push(text);
+        }
     }
     for text in arguments.values("mount") {
         let mount = mount_flags::mount(text)?;
@@ -323,7 +395,11 @@ fn mounts(arguments: &Arguments) -> Result<Vec<MountRequest>, Failure> {
         all.push(mount);
     }
     for text in arguments.values("tmpfs") {
-        all.push(mount_flags::tmpfs(text)?);
+        let tmpfs = mount_flags::tmpfs(text)?;
+        // The last word on a place counts, as with Docker.
+        let is_tmpfs = |one: &MountRequest| matches!(one.kind, MountKind::Tmpfs { .. });
+        all.retain(|one| !(is_tmpfs(one) && one.target == tmpfs.target));
+        all.push(tmpfs);
     }
     Ok(all)
 }
@@ -374,19 +450,27 @@ fn limits(arguments: &Arguments) -> Result<Limits, Failure> {
             None => number(arguments, "cpu-quota", -1, i64::MAX)?.filter(|&quota| quota != 0),
         },
         cpuset_cpus: text("cpuset-cpus")
-            .map(|list| values::set("cpuset-cpus", list))
+            .map(|list| values::set("cpuset-cpus", list, online("cpu/online").as_deref()))
             .transpose()?,
         cpuset_mems: text("cpuset-mems")
-            .map(|list| values::set("cpuset-mems", list))
+            .map(|list| values::set("cpuset-mems", list, online("node/online").as_deref()))
             .transpose()?,
         pids: number(arguments, "pids-limit", -1, i64::from(i32::MAX))?,
         blkio_weight: number(arguments, "blkio-weight", 10, 1000)?,
     })
 }
 
-/// The processors that this process may use; Docker counts the same.
+/// The processors of this machine. Those that this process may use are the caller's own matter
+/// (taskset): a container gets all of them.
 fn processors() -> usize {
-    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count() as usize)
+    let listed = online("cpu/online").and_then(|list| values::count_of_set(&list));
+    listed.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// The processors (`cpu/online`) or memory nodes (`node/online`) that there are, as a list.
+fn online(what: &str) -> Option<String> {
+    let text = std::fs::read_to_string(Path::new("/sys/devices/system").join(what)).ok()?;
+    Some(text.trim().to_owned())
 }
 
 fn number<T>(arguments: &Arguments, flag: &str, low: T, high: T) -> Result<Option<T>, Failure>
@@ -528,7 +612,8 @@ fn add_devices(
         return Ok(());
     }
     let device = device(source, target)?;
-    all.push(DeviceUse { device, access: access.to_owned() });
+    let source = source.to_owned();
+    all.push(DeviceUse { source, device, access: access.to_owned() });
     Ok(())
 }
 
@@ -582,7 +667,7 @@ fn host_devices(dir: &Path, all: &mut Vec<DeviceUse>) {
         } else if let Ok(device) = device(&path, &path)
             && (kind.is_block_device() || kind.is_char_device())
         {
-            all.push(DeviceUse { device, access: "rwm".to_owned() });
+            all.push(DeviceUse { source: path, device, access: "rwm".to_owned() });
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::cli::hidden;
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
 pub(super) use crate::cli::run_flags::FLAGS;
-use crate::cli::{Globals, Verb, print_line};
-use crate::container::Record;
+use crate::cli::{Globals, Verb, print_line, tell};
+use crate::container::{Hosts, Record};
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
 use crate::launch::RunDirectory;
@@ -105,7 +105,7 @@ fn run(globals: &Globals, arguments: Arguments) -> Result<u8, Failure> {
     }
     if arguments.has("timings") {
         timings::mark("ended");
-        eprint!("{}", timings::table(timings::take()));
+        crate::cli::tell(timings::table(timings::take()).trim_end());
     }
     ended
 }
@@ -246,6 +246,12 @@ fn make(globals: &Globals, arguments: &Arguments, purpose: Purpose) -> Result<Ma
 fn dry_run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let asked = read(globals, arguments)?;
     let (record, _lease) = settle(&asked.store, &asked.reference, &asked.options, &asked.request)?;
+    if let Some(bytes) = record.environment_bytes.first() {
+        let shown = String::from_utf8_lossy(bytes);
+        let name = shown.split('=').next().unwrap_or_default();
+        return Err(Failure::new(format!("--dry-run: the value of {name} is not UTF-8"))
+            .hint("JSON has no words for it: leave the variable away"));
+    }
     let text = serde_json::to_string_pretty(&record.spec)
         .map_err(|error| Failure::new("--dry-run").because(&error))?;
     print_line(&text).map(|()| 0)
@@ -286,6 +292,11 @@ fn settle(
     request: &Request,
 ) -> Result<(Record, Lease), Failure> {
     let (image, lease) = crate::pull::ensure(store, reference, options)?;
+    let mut image_use = image.to_use();
+    image_use.foreign = crate::pull::foreign_platform(&image);
+    if let (None, Some(words)) = (&options.platform, &image_use.foreign) {
+        tell(format!("rrun: {words}"));
+    }
     let bytes = store.blob(&image.config)?;
     timings::mark("image found");
     let config = ImageConfig::parse(&bytes).map_err(|error| {
@@ -294,7 +305,7 @@ fn settle(
     let id = new_container_id();
     let created = Timestamp::now().to_rfc3339();
     let host = host(request, store);
-    let record = crate::spec::record(request, &config, image.to_use(), &host, &id, created)
+    let record = crate::spec::record(request, &config, image_use, &host, &id, created)
         .map_err(|error| Failure::of(&error))?;
     Ok((record, lease))
 }
@@ -384,5 +395,9 @@ struct Existing<'a> {
 impl Containers for Existing<'_> {
     fn id_of(&self, name: &str) -> Result<String, Failure> {
         Ok(self.store.container(name)?.id)
+    }
+
+    fn hosts_of(&self, id: &str) -> Result<Hosts, Failure> {
+        Ok(self.store.container(id)?.record()?.hosts)
     }
 }

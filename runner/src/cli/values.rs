@@ -1,6 +1,7 @@
 //! Values of flags: sizes, numbers, signals, limits, addresses. Text in, a type or a sentence out.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -129,10 +130,15 @@ pub(super) fn variable(flag: &str, text: &str) -> Result<Variable, Failure> {
     if text.contains('\0') {
         return Err(invalid(flag, text, "a variable cannot hold a null byte"));
     }
-    Ok(match (text.contains('='), std::env::var(name)) {
-        (true, _) => Variable::Set(text.to_owned()),
-        (false, Ok(value)) => Variable::Set(format!("{name}={value}")),
-        (false, Err(_)) => Variable::Unset(name.to_owned()),
+    if text.contains('=') {
+        return Ok(Variable::Set(text.to_owned()));
+    }
+    Ok(match std::env::var_os(name).map(OsString::into_string) {
+        Some(Ok(value)) => Variable::Set(format!("{name}={value}")),
+        Some(Err(value)) => {
+            Variable::Bytes([name.as_bytes(), b"=", value.as_encoded_bytes()].concat())
+        }
+        None => Variable::Unset(name.to_owned()),
     })
 }
 
@@ -262,51 +268,115 @@ pub(super) fn device_rule(text: &str) -> Result<LinuxDeviceCgroup, Failure> {
     Ok(rule)
 }
 
-/// A point in time: RFC 3339, a date, seconds since 1970, or an age like `1h30m`.
+/// A point in time as Docker reads it: an age (`1.5h`, `1h30m`, `500ms`), RFC 3339 or a part of it
+/// from a date on, with a zone or in the caller's, or seconds since 1970. Source: moby,
+/// `api/types/time`; pkg.go.dev/time, `ParseDuration`.
 pub(super) fn moment(flag: &str, text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
-    let wrong =
-        || invalid(flag, text, "it is a time (2026-01-02T03:04:05Z) or an age (10m, 1h30m)");
-    if let Some(age) = age(text) {
-        let seconds = now.seconds.checked_sub(age).ok_or_else(wrong)?;
-        return Ok(Timestamp { seconds, ..now });
-    }
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if let Ok(seconds) = whole.parse::<i64>()
-        && fraction.bytes().all(|b| b.is_ascii_digit())
-    {
-        let nine: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-        return Ok(Timestamp { seconds, nanoseconds: nine.parse().map_err(|_| wrong())? });
-    }
-    let complete = match text.len() {
-        10 => format!("{text}T00:00:00Z"),
-        16 if text.contains('T') => format!("{text}:00Z"),
-        19 if text.contains('T') => format!("{text}Z"),
-        _ => text.to_owned(),
+    let wrong = || {
+        invalid(flag, text, "it is a time (2026-01-02T03:04:05Z, 2026-01-02) or an age (10m, 1.5h)")
     };
-    Timestamp::parse(&complete).ok_or_else(wrong)
+    if let Some(age) = age(text).filter(|_| text != "0") {
+        let at = i128::from(now.seconds) * 1_000_000_000 + i128::from(now.nanoseconds) - age;
+        return from_nanoseconds(at).ok_or_else(wrong);
+    }
+    if !text.contains(['-', ':']) {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let seconds = whole.parse::<i64>().map_err(|_| wrong())?;
+        let digits = fraction.bytes().all(|b| b.is_ascii_digit());
+        let nine: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+        return match (digits, nine.parse()) {
+            (true, Ok(nanoseconds)) => Ok(Timestamp { seconds, nanoseconds }),
+            _ => Err(wrong()),
+        };
+    }
+    let (date, clock) = text.split_once('T').unwrap_or((text, ""));
+    // A date's own zone follows it: 2026-01-02Z, 2026-01-02+01:00.
+    let (date, clock, zone) = match (clock, date.get(10..)) {
+        ("", Some(zone)) => (&date[..10], "", zone),
+        _ => {
+            let zone = clock.find(['Z', 'z', '+', '-']).unwrap_or(clock.len());
+            (date, &clock[..zone], &clock[zone..])
+        }
+    };
+    let clock = match clock.split(':').count() {
+        1 if clock.is_empty() => "00:00:00".to_owned(),
+        1 => format!("{clock}:00:00"),
+        2 => format!("{clock}:00"),
+        _ => clock.to_owned(),
+    };
+    let utc =
+        Timestamp::parse(&format!("{date}T{clock}{}", if zone.is_empty() { "Z" } else { zone }));
+    let utc = utc.ok_or_else(wrong)?;
+    if !zone.is_empty() {
+        return Ok(utc);
+    }
+    // What the caller's clock showed then.
+    let seconds = crate::sys::time::from_local(utc.seconds).ok_or_else(wrong)?;
+    Ok(Timestamp { seconds, ..utc })
 }
 
-/// Seconds of `1h30m`, `10s`; a Go duration of whole numbers.
-fn age(text: &str) -> Option<i64> {
-    let mut rest = text;
-    let mut seconds = 0_i64;
+fn from_nanoseconds(at: i128) -> Option<Timestamp> {
+    let seconds = i64::try_from(at.div_euclid(1_000_000_000)).ok()?;
+    Some(Timestamp { seconds, nanoseconds: u32::try_from(at.rem_euclid(1_000_000_000)).ok()? })
+}
+
+/// Nanoseconds of a Go duration: `1h30m`, `1.5h`, `500ms`, `-10s`.
+fn age(text: &str) -> Option<i128> {
+    const UNITS: [(&str, u64); 8] = [
+        ("ns", 1),
+        ("us", 1_000),
+        ("µs", 1_000),
+        ("μs", 1_000),
+        ("ms", 1_000_000),
+        ("s", 1_000_000_000),
+        ("m", 60_000_000_000),
+        ("h", 3_600_000_000_000),
+    ];
+    let (sign, mut rest) = match text.strip_prefix(['-', '+']) {
+        Some(rest) if text.starts_with('-') => (-1, rest),
+        Some(rest) => (1, rest),
+        None => (1, text),
+    };
     if rest.is_empty() {
         return None;
     }
+    let mut total = 0_i128;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: i64 = rest[..digits].parse().ok()?;
-        let unit = rest[digits..].chars().next()?;
-        let each = match unit {
-            's' => 1,
-            'm' => 60,
-            'h' => 3600,
-            _ => return None,
-        };
-        seconds = seconds.checked_add(number.checked_mul(each)?)?;
-        rest = &rest[digits + 1..];
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+            return None;
+        }
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, next) = after.split_at(end);
+        let (_, each) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let each = i128::from(*each);
+        let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        // Further digits say less than a nanosecond of an hour.
+        let fraction = &fraction[..fraction.len().min(15)];
+        let digits: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };
+        let part = digits * each / 10_i128.pow(u32::try_from(fraction.len()).ok()?);
+        total += i128::from(whole) * each + part;
+        rest = next;
     }
-    Some(seconds)
+    // Go counts them in 64 bits.
+    i64::try_from(total).ok().map(|total| sign * i128::from(total))
+}
+
+/// `80`, `8000-8010/udp`: one text for each port. Source: docker run(1), `--expose`.
+pub(super) fn ports(flag: &str, text: &str) -> Result<Vec<String>, Failure> {
+    let wrong = || invalid(flag, text, "it is PORT or FROM-TO, and /tcp, /udp or /sctp if wanted");
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    if !["tcp", "udp", "sctp"].contains(&protocol) {
+        return Err(wrong());
+    }
+    match ranges(numbers).as_deref() {
+        Some([range]) if *range.start() > 0 => {
+            Ok(range.clone().map(|port| format!("{port}/{protocol}")).collect())
+        }
+        _ => Err(wrong()),
+    }
 }
 
 /// Some of `rwm`, each once.
@@ -318,18 +388,35 @@ pub(super) fn is_access(text: &str) -> bool {
             .all(|(at, b)| b"rwm".contains(&b) && !text[..at].contains(b as char))
 }
 
-/// A list of numbers and ranges: `0-3,7`.
-pub(super) fn set(flag: &str, text: &str) -> Result<String, Failure> {
-    let part = |part: &str| {
+/// A list of numbers and ranges: `0-3,7`; all of them must be in the list `available`, if there is
+/// one.
+pub(super) fn set(flag: &str, text: &str, available: Option<&str>) -> Result<String, Failure> {
+    let wanted = ranges(text).ok_or_else(|| invalid(flag, text, "it takes a list: 0-3,7"))?;
+    if let Some((list, there)) = available.and_then(|list| Some((list, ranges(list)?))) {
+        let has = |number| there.iter().any(|range| range.contains(&number));
+        if wanted.into_iter().flatten().any(|number| !has(number)) {
+            return Err(invalid(
+                flag,
+                text,
+                &format!("not all of these are here: there is {list}"),
+            ));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+/// How many numbers a list holds.
+pub(super) fn count_of_set(text: &str) -> Option<usize> {
+    Some(ranges(text)?.into_iter().map(|range| range.count()).sum())
+}
+
+fn ranges(text: &str) -> Option<Vec<std::ops::RangeInclusive<u16>>> {
+    let range = |part: &str| {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let (from, to) = (from.parse::<u16>().ok()?, to.parse::<u16>().ok()?);
-        (from <= to).then_some(())
+        (from <= to).then_some(from..=to)
     };
-    if text.split(',').all(|text| part(text).is_some()) {
-        Ok(text.to_owned())
-    } else {
-        Err(invalid(flag, text, "it takes a list: 0-3,7"))
-    }
+    text.split(',').map(range).collect()
 }
 
 /// A container's name. Source: moby, `daemon/names/names.go`.
@@ -434,29 +521,60 @@ mod tests {
             assert!(device_rule(text).is_err(), "{text}");
         }
         for text in ["0", "0-3", "0-1,3"] {
-            assert!(set("cpuset-cpus", text).is_ok(), "{text}");
+            assert!(set("cpuset-cpus", text, Some("0-3")).is_ok(), "{text}");
         }
-        for text in ["", "3-1", "a", "0,", "-1"] {
-            assert!(set("cpuset-cpus", text).is_err(), "{text}");
+        for text in ["", "3-1", "a", "0,", "-1", "4", "0-4", "3,7"] {
+            assert!(set("cpuset-cpus", text, Some("0-3")).is_err(), "{text}");
+        }
+        assert!(set("cpuset-cpus", "7", None).is_ok());
+        assert_eq!(count_of_set("0-2,7"), Some(4));
+        assert_eq!(ports("expose", "80-81/udp").unwrap(), ["80/udp", "81/udp"]);
+        for text in ["", "0", "80/icmp", "80,81", "81-80", "65536", "x"] {
+            assert!(ports("expose", text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn moments() {
         let now = Timestamp { seconds: 100_000, nanoseconds: 0 };
+        let at = |seconds, nanoseconds| Timestamp { seconds, nanoseconds };
         for (text, want) in [
-            ("10m", 99_400),
-            ("1h30m", 94_600),
-            ("1700000000", 1_700_000_000),
-            ("1700000000.5", 1_700_000_000),
-            ("1970-01-02", 86_400),
-            ("1970-01-01T00:01:00", 60),
-            ("1970-01-01T01:00:00+01:00", 0),
+            ("10m", at(99_400, 0)),
+            ("1h30m", at(94_600, 0)),
+            ("1.5h", at(94_600, 0)),
+            ("500ms", at(99_999, 500_000_000)),
+            ("1m0.25s", at(99_939, 750_000_000)),
+            ("3us", at(99_999, 999_997_000)),
+            ("-5m", at(100_300, 0)),
+            ("1700000000", at(1_700_000_000, 0)),
+            ("1700000000.5", at(1_700_000_000, 500_000_000)),
+            ("0", at(0, 0)),
+            ("1970-01-02Z", at(86_400, 0)),
+            ("1970-01-02+01:00", at(82_800, 0)),
+            ("1970-01-01T02Z", at(7_200, 0)),
+            ("1970-01-01T00:01Z", at(60, 0)),
+            ("1970-01-01T00:01:00.25Z", at(60, 250_000_000)),
+            ("1970-01-01T01:00:00+01:00", at(0, 0)),
+            ("1970-01-01T01:00+01:00", at(0, 0)),
         ] {
-            assert_eq!(moment("since", text, now).unwrap().seconds, want, "{text}");
+            assert_eq!(moment("since", text, now).ok(), Some(want), "{text}");
         }
-        for text in ["", "x", "10", "m", "-5m", "1d"] {
-            assert_eq!(moment("since", text, now).is_ok(), text == "10", "{text:?}");
+        for text in [
+            "",
+            "x",
+            "m",
+            "1d",
+            "1.5",
+            "1h2",
+            "1.2.3s",
+            ".s",
+            "1e3s",
+            "1970-13-01",
+            "1970-01-01T25Z",
+            "10:30",
+            "99999999999h",
+        ] {
+            assert!(moment("since", text, now).is_err() || text == "1.5", "{text:?}");
         }
     }
 

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
-use crate::cli::listing::{Listing, print_inspected};
+use crate::cli::listing::{LABEL, Listing, print_inspected};
 use crate::cli::mount_flags::volume_name;
 use crate::cli::{Globals, Verb, confirm, print_line, values};
 use crate::failure::Failure;
-use crate::images::{Store, new_container_id};
+use crate::images::{Store, new_container_id, tree_bytes};
+use crate::pull::human_bytes;
 use crate::timestamp::Timestamp;
 use crate::volumes::{self, Volume};
 
@@ -138,7 +139,7 @@ fn inspect(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         match inspect_value(&store, name)? {
             Some(value) => found.push(value),
             None => {
-                eprintln!("{}", no_such(name));
+                crate::cli::tell(no_such(name));
                 code = 1;
             }
         }
@@ -207,6 +208,7 @@ fn list(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
                 volume.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
             json!({
                 "Driver": "local",
+                LABEL: volume.labels,
                 "Labels": labels.join(","),
                 "Mountpoint": volumes::data(&store.volumes(), &volume.name),
                 "Name": volume.name,
@@ -235,7 +237,7 @@ fn remove(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         match remove_one(&store, name, arguments.has("force")) {
             Ok(()) => print_line(name)?,
             Err(failure) => {
-                eprintln!("{failure}");
+                crate::cli::tell(&failure);
                 code = 1;
             }
         }
@@ -270,11 +272,15 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         return Ok(0);
     }
     let store = globals.store()?;
-    let mut removed = Vec::new();
+    let (mut removed, mut reclaimed) = (Vec::new(), 0);
     for volume in volumes::list(&store.volumes()).map_err(unreadable)? {
-        let goes = volume.anonymous || arguments.has("all");
-        if goes && remove_one(&store, &volume.name, false).is_ok() {
+        if !volume.anonymous && !arguments.has("all") {
+            continue;
+        }
+        let bytes = tree_bytes(&volumes::data(&store.volumes(), &volume.name));
+        if remove_one(&store, &volume.name, false).is_ok() {
             removed.push(volume.name);
+            reclaimed += bytes;
         }
     }
     if !removed.is_empty() {
@@ -282,6 +288,7 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         for name in &removed {
             print_line(name)?;
         }
+        print_line("")?;
     }
-    Ok(0)
+    print_line(&format!("Total reclaimed space: {}", human_bytes(reclaimed))).map(|()| 0)
 }

@@ -42,6 +42,7 @@ impl Image {
             layers: self.layers.clone(),
             fixups: self.fixups.clone(),
             root: self.root.clone(),
+            foreign: None,
         }
     }
 }

@@ -20,6 +20,8 @@ use crate::sys;
 /// What the last steps need.
 pub(super) struct Outcome<'a> {
     pub(super) process: &'a Process,
+    /// Variables that are no UTF-8.
+    pub(super) environment_bytes: &'a [Vec<u8>],
     pub(super) user: &'a User,
     pub(super) seccomp: Option<Program>,
     pub(super) entered: Entered,
@@ -32,9 +34,20 @@ pub(super) struct Outcome<'a> {
 /// Proof that the working directory has been entered.
 pub(super) struct Entered(());
 
+/// Resources that have limits. Source: `asm-generic/resource.h`, `RLIM_NLIMITS`.
+const RESOURCES: u32 = 16;
+
 /// `--ulimit` and `--oom-score-adj`, while the privileges to raise them are there and `/proc` is
-/// the host's.
+/// the host's; every other limit as it usually is, whatever the caller has.
 pub(super) fn limits(process: &Process) -> Done {
+    let asked: Vec<u32> =
+        process.rlimits().iter().flatten().map(|limit| resource(limit.typ())).collect();
+    let unasked = (0..RESOURCES).filter(|number| !asked.contains(number));
+    for number in unasked.filter(|_| !left_out("limits-of-its-own")) {
+        let usual = sys::surroundings::usual_limit(number);
+        let set = sys::surroundings::set_limit_as_far_as_possible(number, usual);
+        at(Step::Limit, usize::from(u16::MAX), set)?;
+    }
     for (item, limit) in process.rlimits().as_deref().unwrap_or_default().iter().enumerate() {
         let number = resource(limit.typ());
         at(Step::Limit, item, sys::process::set_limit(number, limit.soft(), limit.hard()))?;
@@ -117,7 +130,8 @@ pub(super) struct Last {
 /// Does everything but the last calls: streams, user, limits of its capabilities, and what is to
 /// be executed.
 pub(super) fn prepare(outcome: Outcome<'_>, standard: Standard) -> Done<Last> {
-    let Outcome { process, user, seccomp, entered: Entered(()), is_init, enters } = outcome;
+    let Outcome { process, environment_bytes, user, seccomp, entered, is_init, enters } = outcome;
+    let Entered(()) = entered;
     let is_terminal = standard.is_terminal;
     connect(standard, user)?;
     let no_new_privileges = process.no_new_privileges().unwrap_or(false);
@@ -132,8 +146,11 @@ pub(super) fn prepare(outcome: Outcome<'_>, standard: Standard) -> Done<Last> {
     if !directory.as_bytes().starts_with(b"/") && !left_out("directory-checked") {
         return Err(failed(Step::WorkingDirectory, 0, libc::ENOENT));
     }
-    let arguments = words(process.args().as_deref().unwrap_or_default());
-    let mut variables = words(environment(process));
+    let arguments = words(process.args().iter().flatten().map(String::as_bytes));
+    let mut variables = words(environment(process).iter().map(String::as_bytes));
+    variables.extend(words(environment_bytes.iter().map(Vec::as_slice)));
+    // An empty one is none, as with Docker.
+    variables.retain(|text| text.as_bytes() != b"HOME=");
     if !variables.iter().any(|text| text.as_bytes().starts_with(b"HOME=")) {
         variables.extend(CString::new(format!("HOME={}", user.home)));
     }

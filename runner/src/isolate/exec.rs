@@ -14,6 +14,7 @@ use crate::sys;
 #[derive(Debug)]
 pub struct ExecPlan<'a> {
     pub process: &'a Process,
+    pub environment_bytes: &'a [Vec<u8>],
     /// As `-u` takes it.
     pub user: &'a str,
     pub groups_added: &'a [String],
@@ -71,6 +72,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
     let user = user::look_up(&root, plan.user, plan.groups_added)?;
     let outcome = command::Outcome {
         process: plan.process,
+        environment_bytes: plan.environment_bytes,
         user: &user,
         seccomp: plan.seccomp.take(),
         entered: command::enter_directory(&root, plan.process, command::Missing::Refuse)?,

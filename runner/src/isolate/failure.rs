@@ -1,8 +1,9 @@
 //! Why a container did not come to run: as a few bytes across the fork, and in words.
 
 use std::io;
+use std::path::Path;
 
-use crate::container::Record;
+use crate::container::{ImageUse, Record};
 use crate::launch::protocol::Failure;
 
 macro_rules! steps {
@@ -148,8 +149,14 @@ pub(super) fn failed(step: Step, item: usize, errno: i32) -> InitFailure {
     InitFailure { step, item: u16::try_from(item).unwrap_or(u16::MAX), errno }
 }
 
-/// The failure in words: `arguments` is the command that was to run.
-pub fn describe(failure: InitFailure, record: &Record, command: &[String], user: &str) -> Failure {
+/// The failure in words, with what was to run, as whom and where.
+pub fn describe(
+    failure: InitFailure,
+    record: &Record,
+    command: &[String],
+    user: &str,
+    directory: &Path,
+) -> Failure {
     let reason = reason(failure.errno);
     let name = command.first().map_or("", String::as_str);
     match failure.step {
@@ -157,7 +164,7 @@ pub fn describe(failure: InitFailure, record: &Record, command: &[String], user:
             ours(format!("{name:?} is not in the container"), None).exits(127)
         }
         Step::NotFound => not_in_path(record, name),
-        Step::Execute => cannot_execute(failure.errno, name, &reason),
+        Step::Execute => cannot_execute(failure.errno, name, &reason, &record.image),
         Step::NoSuchUser => ours(
             format!("unable to find user {}: no matching entries in passwd file", user_part(user)),
             Some("-u takes a number too, which needs no entry".into()),
@@ -167,9 +174,8 @@ pub fn describe(failure: InitFailure, record: &Record, command: &[String], user:
             Some("a number needs no entry".into()),
         ),
         Step::WorkingDirectory => {
-            let cwd = record.spec.process().as_ref().map(|process| process.cwd().clone());
-            let cwd = cwd.unwrap_or_default();
-            ours(format!("cannot enter the working directory {}: {reason}", cwd.display()), None)
+            let directory = directory.display();
+            ours(format!("cannot enter the working directory {directory}: {reason}"), None)
         }
         step => ours(
             format!("cannot {}{}: {reason}", step.words(), item(failure, record)),
@@ -200,11 +206,11 @@ fn not_in_path(record: &Record, name: &str) -> Failure {
     ours(format!("{name:?} is not in the container's PATH ({path})"), None).exits(127)
 }
 
-fn cannot_execute(errno: i32, name: &str, reason: &str) -> Failure {
+fn cannot_execute(errno: i32, name: &str, reason: &str, image: &ImageUse) -> Failure {
     let hint = match errno {
-        libc::ENOEXEC => Some(
-            "it is not a program of this machine's kind, or a script without a #! line".to_owned(),
-        ),
+        libc::ENOEXEC => Some(image.foreign.clone().unwrap_or_else(|| {
+            "it is not a program of this machine's kind, or a script without a #! line".to_owned()
+        })),
         libc::ENOENT => {
             Some("the interpreter or loader that it names is not in the container".to_owned())
         }
@@ -263,6 +269,10 @@ fn hint(failure: InitFailure) -> Option<String> {
         }
         (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
         (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",
+        (Step::Propagation | Step::PivotRoot, libc::EINVAL) => {
+            "this system's / is no mount point (a chroot?): bind its directory on itself before \
+             entering it, mount --bind DIR DIR"
+        }
         _ => return None,
     };
     Some(text.to_owned())

@@ -1,5 +1,7 @@
 //! Opening, making and resolving things beneath the container's root.
 
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -52,11 +54,15 @@ pub(super) fn locate_without_links(root: &OwnedFd, path: &Path) -> Result<OwnedF
     )
 }
 
+/// Links that are followed on one way. Source: path_resolution(7).
+const LINKS_MAX: u32 = 40;
+
 /// The place at `path`, made where it is missing: directories 0755 on the way, and at its end a
-/// directory or an empty file.
+/// directory or an empty file. A link that leads to nothing (`/var/run` to a `/run` that an image
+/// made from scratch does not have) is followed inside the root, and what it names is made.
 ///
-/// Each part is made beneath the descriptor of the one before, so that an exchanged part can lead
-/// nowhere else (CVE-2024-45310).
+/// Each part is looked up and made beneath the descriptor of the one before, so that an exchanged
+/// part can lead nowhere else (CVE-2024-45310); links are read, never followed by the kernel.
 pub(super) fn locate_or_make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
     match locate(root, path) {
         Err(Errno::NOENT) => {}
@@ -68,43 +74,79 @@ pub(super) fn locate_or_make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<
         let _ = std::fs::create_dir_all(below.join(relative(path)));
         return locate(root, path);
     }
-    let mut at = std::path::PathBuf::new();
-    let parts: Vec<&Path> = path
-        .components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => Some(Path::new(name)),
-            Component::ParentDir => Some(Path::new("..")),
-            _ => None,
-        })
-        .collect();
-    let mut parent = locate(root, Path::new("."))?;
-    for (index, name) in parts.iter().enumerate() {
-        at.push(name);
-        parent = match locate(root, &at) {
-            Ok(found) => found,
-            Err(Errno::NOENT) => {
-                let is_last = index + 1 == parts.len();
-                make(parent.as_fd(), name, if is_last { kind } else { Kind::Directory })?;
-                locate(root, &at)?
-            }
-            Err(error) => return Err(error),
-        };
+    let mut way = vec![locate(root, Path::new("."))?];
+    let mut rest: VecDeque<OsString> = parts(path);
+    let mut links = 0;
+    while let (Some(name), Some(parent)) = (rest.pop_front(), way.last()) {
+        if name == ".." {
+            // Above the root there is the root.
+            way.truncate(way.len().saturating_sub(1).max(1));
+            continue;
+        }
+        let is_last = rest.is_empty();
+        let found = step(parent, &name, if is_last { kind } else { Kind::Directory })?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode) != FileType::Symlink {
+            way.push(found);
+            continue;
+        }
+        links += 1;
+        if links > LINKS_MAX || is_magic(&found, parent, &name) {
+            return Err(Errno::LOOP);
+        }
+        let target = rustix::fs::readlinkat(&found, "", Vec::new())?;
+        let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+        if target.is_absolute() {
+            way.truncate(1);
+        }
+        for part in parts(target).into_iter().rev() {
+            rest.push_front(part);
+        }
     }
-    Ok(parent)
+    way.pop().ok_or(Errno::NOENT)
+}
+
+/// Whether a link is one of procfs's that lead by no path (`/proc/self/fd/3`): its words mean nothing.
+fn is_magic(link: &OwnedFd, parent: &OwnedFd, name: &OsStr) -> bool {
+    let is_procfs =
+        rustix::fs::fstatfs(link).is_ok_and(|found| found.f_type == rustix::fs::PROC_SUPER_MAGIC);
+    // The others there lead to their neighbours.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let follow = || rustix::fs::openat2(parent, name, flags, Mode::empty(), INSIDE);
+    is_procfs && matches!(follow(), Err(Errno::LOOP))
+}
+
+/// The names that a path is made of, `..` among them.
+fn parts(path: &Path) -> VecDeque<OsString> {
+    let named = path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    named.collect()
+}
+
+/// What stands under `name` in `parent`, a link itself if it is one; made where nothing does.
+fn step(parent: &OwnedFd, name: &OsStr, kind: Kind) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || rustix::fs::openat(parent, name, flags, Mode::empty());
+    match open() {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    match make(parent.as_fd(), Path::new(name), kind) {
+        // Somebody was faster: theirs is as good.
+        Ok(()) | Err(Errno::EXIST) => open(),
+        Err(error) => Err(error),
+    }
 }
 
 fn make(parent: BorrowedFd<'_>, name: &Path, kind: Kind) -> Result<(), Errno> {
-    let made = match kind {
+    match kind {
         Kind::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)),
         Kind::File => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         }
-    };
-    match made {
-        // A dangling link of the image: what it points at is not made for it.
-        Err(Errno::EXIST) => Err(Errno::LOOP),
-        other => other,
     }
 }
 
@@ -174,7 +216,11 @@ mod tests {
         std::fs::create_dir(outer.path().join("host")).unwrap();
         std::os::unix::fs::symlink("../../host", root_path.join("a/up")).unwrap();
         std::os::unix::fs::symlink(outer.path().join("host"), root_path.join("abs")).unwrap();
-        std::os::unix::fs::symlink("/nowhere", root_path.join("dangling")).unwrap();
+        for (target, link) in
+            [("/nowhere", "dangling"), ("../../host/deep/dir", "a/out"), ("b", "c"), ("c", "b")]
+        {
+            std::os::unix::fs::symlink(target, root_path.join(link)).unwrap();
+        }
         let root = rustix::fs::open(
             &root_path,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -187,10 +233,13 @@ mod tests {
         assert!(root_path.join("new/deep/dir").is_dir());
         assert!(root_path.join("host/x").is_dir(), "`..` ends at the root");
         assert_eq!(std::fs::read_dir(outer.path().join("host")).unwrap().count(), 0);
-        assert_eq!(
-            locate_or_make(&root, Path::new("/dangling"), Kind::File).unwrap_err(),
-            Errno::LOOP
-        );
+        // Links that lead to nothing have it made, inside; a circle leads nowhere.
+        let place = locate_or_make(&root, Path::new("/dangling"), Kind::File).unwrap();
+        assert!(!is_directory(&place).unwrap() && root_path.join("nowhere").is_file());
+        let place = locate_or_make(&root, Path::new("/a/out/x"), Kind::Directory).unwrap();
+        assert!(is_directory(&place).unwrap() && root_path.join("host/deep/dir/x").is_dir());
+        assert_eq!(std::fs::read_dir(outer.path().join("host")).unwrap().count(), 0);
+        assert_eq!(locate_or_make(&root, Path::new("/b"), Kind::File).unwrap_err(), Errno::LOOP);
         assert!(locate_without_links(&root, Path::new("/abs")).is_err());
     }
 }

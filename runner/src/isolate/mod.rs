@@ -152,6 +152,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     if plan.new_network {
         failure::at(Loopback, 0, sys::process::loopback_up())?;
     }
+    let shared = mounts::open_shared(plan)?;
     // Slave and not private: what the host unmounts later goes away here too, instead of being
     // held for the container's whole life.
     failure::at(
@@ -169,7 +170,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     let root = failure::at(Step::AttachRoot, 1, plan.root.try_clone())?;
     // proc and sysfs must be mounted while the old root is still there (the kernel asks whether a
     // full instance is visible), and everything below is attached by descriptor.
-    let proc = mounts::attach_all(plan, &root)?;
+    let proc = mounts::attach_all(plan, &root, shared)?;
     devices::make_all(plan, &root)?;
     let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Show)?;
     mounts::attach_etc(plan, &root)?;
@@ -182,6 +183,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     let user = user::look_up(&root, &record.user, &record.groups_added)?;
     let outcome = command::Outcome {
         process: &process,
+        environment_bytes: &record.environment_bytes,
         user: &user,
         seccomp: plan.seccomp.take(),
         entered: command::enter_directory(&root, &process, command::Missing::Make)?,
@@ -193,16 +195,14 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
 }
 
 /// The arguments, environment and capabilities of a process, as the last steps need them.
-fn words(list: &[String]) -> Vec<CString> {
+fn words<'a>(list: impl Iterator<Item = &'a [u8]>) -> Vec<CString> {
     // A NUL cannot come from a command line, an environment or JSON that this program wrote
     // without being refused before; what remains is cut off where the kernel would cut it.
-    list.iter()
-        .map(|text| {
-            let bytes = text.as_bytes();
-            let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-            CString::new(&bytes[..end]).unwrap_or_default()
-        })
-        .collect()
+    list.map(|bytes| {
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        CString::new(&bytes[..end]).unwrap_or_default()
+    })
+    .collect()
 }
 
 fn environment(process: &Process) -> &[String] {

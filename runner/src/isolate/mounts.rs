@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::Mount;
-use rustix::fs::{CWD, OFlags};
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
@@ -93,9 +93,36 @@ fn propagation(option: &str) -> Option<(u64, bool)> {
     Some((kind, recursive))
 }
 
+/// The sources of those binds whose mounts are to go both ways (`rshared`), by their place in the
+/// Spec: opened before this mount namespace hears of the host's mounts only, they stay the host's
+/// peers.
+pub(super) fn open_shared(plan: &Plan<'_>) -> Done<Vec<(usize, OwnedFd)>> {
+    let mut all = Vec::new();
+    for (item, mount) in plan.record.spec.mounts().iter().flatten().enumerate() {
+        let options = parse(mount);
+        let is_shared = options.propagation.is_some_and(|(kind, _)| kind == libc::MS_SHARED);
+        if options.is_bind && is_shared {
+            all.push((item, at(Step::MountSource, item, open_source(mount, &options))?));
+        }
+    }
+    Ok(all)
+}
+
+fn open_source(mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if options.is_recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(CWD, mount.source().as_deref().unwrap_or(Path::new("")), flags)
+}
+
 /// Attaches all mounts. Gives the root of the container's procfs, by the descriptor that made it:
 /// what a path leads to could be something else by now (CVE-2025-52881).
-pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
+pub(super) fn attach_all(
+    plan: &Plan<'_>,
+    root: &OwnedFd,
+    mut shared: Vec<(usize, OwnedFd)>,
+) -> Done<OwnedFd> {
     let mut procfs = None;
     let spec = &plan.record.spec;
     for (item, mount) in spec.mounts().as_deref().unwrap_or_default().iter().enumerate() {
@@ -103,11 +130,16 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
         let volume = plan.record.volumes.iter().find(|volume| volume.mount == item);
         if options.is_bind {
             let fill = volume.is_some_and(|volume| volume.populate);
-            bind(plan, root, mount, &options, item, fill)?;
+            let early = shared.iter().position(|(of, _)| *of == item);
+            let early = early.map(|at| shared.swap_remove(at).1);
+            bind(plan, root, mount, &options, item, fill, early)?;
         } else if is_of(mount, "cgroup") {
             let place = target(root, mount, Kind::Directory, item)?;
             at(Step::Mount, item, cgroupfs::attach(plan, &place, options.set))?;
         } else {
+            let mut options = options;
+            let mode = mode_of_place(root, mount, &options);
+            options.data.extend(mode.as_deref().map(|mode| ("mode", Some(mode))));
             let made = at(Step::Mount, item, make_or_take(plan, mount, &options))?;
             let place = target(root, mount, Kind::Directory, item)?;
             leave_proc_alone(&made, &place, mount.destination(), item)?;
@@ -125,6 +157,18 @@ pub(super) fn attach_all(plan: &Plan<'_>, root: &OwnedFd) -> Done<OwnedFd> {
     let mut proc = Mount::default();
     proc.set_typ(Some("proc".to_owned()));
     at(Step::Sysctl, usize::from(u16::MAX), make_or_take(plan, &proc, &plain))
+}
+
+/// A tmpfs over a directory has that one's mode, unless it was told another: `/tmp` stays 1777, a
+/// home 0700. Source: runc, `mountToRootfs`.
+fn mode_of_place(root: &OwnedFd, mount: &Mount, options: &Options<'_>) -> Option<String> {
+    let is_told = options.data.iter().any(|(name, _)| *name == "mode");
+    if mount.typ().as_deref() != Some("tmpfs") || is_told {
+        return None;
+    }
+    let place = files::locate(root, mount.destination()).ok()?;
+    let mode = rustix::fs::fstat(&place).ok()?.st_mode;
+    Some(format!("{:04o}", mode & 0o7777))
 }
 
 /// Where a mount goes: found or made inside the root.
@@ -226,17 +270,13 @@ fn bind(
     options: &Options<'_>,
     item: usize,
     fill_from_image: bool,
+    early: Option<OwnedFd>,
 ) -> Done {
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if options.is_recursive {
-        flags |= OpenTreeFlags::AT_RECURSIVE;
-    }
-    let source = mount.source().as_deref().unwrap_or(Path::new(""));
-    let tree = match &plan.shm {
-        Some(shm) if source == Path::new(OF_OTHER_CONTAINER) => {
-            at(Step::MountSource, item, shm.try_clone())?
-        }
-        _ => at(Step::MountSource, item, rustix::mount::open_tree(CWD, source, flags))?,
+    let is_of_other = mount.source().as_deref() == Some(Path::new(OF_OTHER_CONTAINER));
+    let tree = match (&plan.shm, early) {
+        (_, Some(tree)) => tree,
+        (Some(shm), None) if is_of_other => at(Step::MountSource, item, shm.try_clone())?,
+        _ => at(Step::MountSource, item, open_source(mount, options))?,
     };
     let is_directory = at(Step::MountSource, item, files::is_directory(&tree))?;
     let kind = if is_directory { Kind::Directory } else { Kind::File };
@@ -248,8 +288,7 @@ fn bind(
     if options.set | options.clear != 0 {
         let attributes =
             Attributes { set: options.set, clear: options.clear, ..Attributes::default() };
-        // The host's /sys is shown with everything that is mounted in it.
-        let everything = options.read_only_recursively || files::same(mount.destination(), "/sys");
+        let everything = options.read_only_recursively;
         at(Step::Mount, item, set_attributes(tree.as_fd(), attributes, everything))?;
     }
     propagate(&tree, options, item)?;
@@ -279,11 +318,6 @@ pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
             at(Step::EtcFile, item, set_attributes(tree.as_fd(), attributes, false))?;
         }
         let place = files::locate_or_make(root, Path::new(target), Kind::File);
-        let place = match place {
-            // A dangling link (systemd's resolv.conf in many images): the link goes.
-            Err(Errno::LOOP) => replace_link(root, Path::new(target)),
-            other => other,
-        };
         let place = at(Step::EtcFile, item, place)?;
         at(Step::EtcFile, item, rootfs::attach(tree, &place))?;
     }
@@ -299,13 +333,6 @@ fn link_mount_table(root: &OwnedFd) {
     if let Ok(etc) = files::locate(root, Path::new("/etc")) {
         let _ = rustix::fs::symlinkat("/proc/mounts", &etc, "mtab");
     }
-}
-
-fn replace_link(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    let Some((parent, name)) = files::split(path) else { return Err(Errno::INVAL) };
-    let parent = files::open(root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
-    rustix::fs::unlinkat(&parent, name, rustix::fs::AtFlags::empty())?;
-    files::locate_or_make(root, path, Kind::File)
 }
 
 #[cfg(test)]

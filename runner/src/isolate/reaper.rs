@@ -34,6 +34,9 @@ pub(super) fn stay_as_parent(program: &[CString]) -> io::Result<()> {
             if sys::process::close_from(3).is_err() {
                 sys::clone::exit_now(1);
             }
+            // As after an execve(2): it is the container's now, with nothing of the host's open, and
+            // who may look into it may write to its /proc/1/fd/1.
+            let _ = sys::process::set_dumpable(true);
             reap(Pid::from_raw(child))
         }
     }

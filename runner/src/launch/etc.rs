@@ -11,11 +11,16 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::container::{Hosts, Network, Record};
 
-/// Writes the files into `directory` and makes detached mounts of them.
+/// Writes the files into `directory` and makes detached mounts of them. Those of a container whose
+/// network is another one's are that one's files, which lie in the directory `of_other`.
 ///
 /// # Errors
 /// When they cannot be written.
-pub(super) fn write(directory: &Path, record: &Record) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+pub(super) fn write(
+    directory: &Path,
+    record: &Record,
+    of_other: Option<&Path>,
+) -> io::Result<Vec<(&'static str, OwnedFd)>> {
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let shares_network = record.network == Network::Host;
     let files = [
@@ -30,8 +35,14 @@ pub(super) fn write(directory: &Path, record: &Record) -> io::Result<Vec<(&'stat
     let mut opened = Vec::new();
     for (target, name, text) in files {
         let path = directory.join(name);
-        fs::write(&path, text)?;
-        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        match of_other {
+            // A link, so that they are there for as long as either container needs them.
+            Some(theirs) => fs::hard_link(theirs.join(name), &path)?,
+            None => {
+                fs::write(&path, text)?;
+                fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+            }
+        }
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         opened.push((target, rustix::mount::open_tree(CWD, &path, flags)?));
     }

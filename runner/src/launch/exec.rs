@@ -45,6 +45,7 @@ impl Monitor {
         let init = self.processes[0].pidfd.try_clone();
         let plan = ExecPlan {
             process: &request.process,
+            environment_bytes: &request.environment_bytes,
             user: &request.user,
             groups_added: &request.groups_added,
             seccomp: self.policy(request)?,
@@ -73,6 +74,7 @@ impl Monitor {
             enters: true,
             command: request.process.args().clone().unwrap_or_default(),
             user: request.user.clone(),
+            directory: request.process.cwd().clone(),
         };
         let process = Process::new(pid, pidfd, streams, starting);
         // The place of one that has ended, and that nobody asks about any more: a container that

@@ -22,7 +22,7 @@ use super::process::{Process, Starting, Streams, identify};
 use super::protocol::{Attach, Failure, Frame, Reply, Request, WindowSize};
 use super::run_directory::RunDirectory;
 use super::share::{self, namespace_of};
-use super::state::State;
+use super::state::{self, State};
 use super::{etc, finish, log_path, socket_path};
 use crate::cgroup::Cgroup;
 use crate::container::{Ipc, Network, Record};
@@ -68,6 +68,10 @@ fn settle_in(id: &str) -> io::Result<(UnixStream, OwnedFd, SignalFd)> {
     let null = fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stderr(&null)?;
+    // Here, so that the container's processes have it from us, those of exec too.
+    if !left_out("surroundings") {
+        sys::surroundings::reset();
+    }
     // A session of its own: neither the caller's terminal nor its job control is ours.
     rustix::process::setsid()?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -239,6 +243,7 @@ impl Made<'_> {
                 .map_err(failed("cannot make pipes"))?;
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
         let namespaces = Namespaces::of(&self.record, self.dirs, &self.store)?;
+        share::check_propagation(&self.record)?;
         let root = self.stack()?;
         if !confines_devices {
             let attributes =
@@ -261,13 +266,14 @@ impl Made<'_> {
         };
         crate::timings::mark("policy compiled, namespaces made");
         drop(plan);
-        let command = self.record.spec.process().as_ref().and_then(|one| one.args().clone());
+        let process = self.record.spec.process().clone().unwrap_or_default();
         let starting = Starting {
             status,
             client: FIRST_CLIENT,
             enters: namespaces.pid.is_some(),
-            command: command.unwrap_or_default(),
+            command: process.args().clone().unwrap_or_default(),
             user: self.record.user.clone(),
+            directory: process.cwd().clone(),
         };
         let init = Process::new(pid, pidfd, streams, starting);
         self.monitor(first, init, signals, kept)
@@ -296,13 +302,22 @@ impl Made<'_> {
             joined_pid: copies(namespaces.pid.as_ref())?.pop(),
             joined_procfs: share::procfs(self.dirs, record)?,
             new_network: namespaces.new & libc::CLONE_NEWNET != 0,
-            etc: etc::write(self.run_path(), record).map_err(failed("cannot write /etc/hosts"))?,
+            etc: self.etc()?,
             shm: share::shm(self.dirs, record)?,
             stdio,
             seccomp: crate::seccomp::program_of(record)
                 .map_err(|error| ours(error.to_string(), None))?,
             status,
         })
+    }
+
+    fn etc(&self) -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
+        let of_other = match &self.record.network {
+            Network::Container(id) => Some(state::run_directory(&self.dirs.runroot, id)),
+            Network::None | Network::Host => None,
+        };
+        etc::write(self.run_path(), &self.record, of_other.as_deref())
+            .map_err(failed("cannot make /etc/hosts and its like"))
     }
 
     /// The root file system, by whichever form this kernel has.
@@ -408,7 +423,7 @@ impl Made<'_> {
             cgroups: self.cgroup.as_ref().map(Cgroup::paths).unwrap_or_default(),
         };
         let log = self.record.stdio.log;
-        let log = log.and_then(|files| Log::open(&log_path(self.container.path()), files).ok());
+        let log = log.map(|files| Log::new(&log_path(self.container.path()), files));
         let (Some(cgroup), Some(run)) = (self.cgroup.take(), self.run.take()) else {
             return Err(ours("the container has no cgroup", None));
         };

@@ -29,11 +29,17 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn open(path: &Path, files: LogFiles) -> io::Result<Self> {
-        let file = File::options().create(true).append(true).open(path)?;
-        let size = file.metadata()?.len();
+    /// The log at `path`, whose file is opened with the first word.
+    pub(super) fn new(path: &Path, files: LogFiles) -> Self {
         let (path, out) = (path.to_owned(), Vec::new());
-        Ok(Self { path, files, file: Some(file), size, partial: Default::default(), out })
+        Self { path, files, file: None, size: 0, partial: Default::default(), out }
+    }
+
+    fn open(&mut self) -> io::Result<()> {
+        let file = File::options().create(true).append(true).open(&self.path)?;
+        self.size = file.metadata()?.len();
+        self.file = Some(file);
+        Ok(())
     }
 
     /// Takes what came on a stream. A log that cannot be written is lost, and never stops the
@@ -80,6 +86,10 @@ impl Log {
         if self.out.is_empty() {
             return;
         }
+        if self.file.is_none() {
+            // Where there is no room for it now, there may be for the next word.
+            let _ = self.open();
+        }
         if self.size > self.files.file_max_bytes {
             self.exchange();
         }
@@ -110,8 +120,9 @@ impl Log {
         } else {
             fs::rename(&self.path, numbered(1))
         };
-        self.file = File::options().create(true).append(true).open(&self.path).ok();
+        self.file = None;
         self.size = 0;
+        let _ = self.open();
     }
 }
 
@@ -123,7 +134,7 @@ mod tests {
     fn lines_become_entries() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("json.log");
-        let mut log = Log::open(&path, LogFiles::default()).unwrap();
+        let mut log = Log::new(&path, LogFiles::default());
         log.take(Stream::Stdout, b"one\ntw");
         log.take(Stream::Stderr, b"err\n");
         log.take(Stream::Stdout, b"o\n\xff");
@@ -144,7 +155,7 @@ mod tests {
         for limits in [LogFiles::default(), LogFiles { file_max_bytes: 100_000, files: 1 }] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("json.log");
-            let mut log = Log::open(&path, limits).unwrap();
+            let mut log = Log::new(&path, limits);
             let line = [b"y".repeat(LINE_MAX - 1), b"\n".to_vec()].concat();
             for _ in 0..(limits.file_max_bytes as usize / LINE_MAX + 1) * 6 {
                 log.take(Stream::Stdout, &line);

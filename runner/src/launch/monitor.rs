@@ -18,6 +18,7 @@ use super::process::{Begun, Process, Starting, identify};
 use super::protocol::{Attach, CHUNK, Exit, Failure, Frame, Reply, Request};
 use super::state::{self, State};
 use crate::cgroup::Cgroup;
+use crate::failure::{EXIT_CANNOT_EXECUTE, EXIT_OURS};
 use crate::images::Store;
 use crate::isolate;
 use crate::signal::Signal;
@@ -459,8 +460,12 @@ impl Monitor {
             }
             Begun::Failed(failure) => {
                 let record = &self.container.record;
-                let Starting { command, user, client, .. } = starting;
-                let failure = isolate::describe(failure, record, &command, &user);
+                let Starting { command, user, client, directory, .. } = starting;
+                let mut failure = isolate::describe(failure, record, &command, &user, &directory);
+                // Of a process in a container that runs Docker says so of everything.
+                if at != 0 && failure.exit_code == EXIT_OURS {
+                    failure.exit_code = EXIT_CANNOT_EXECUTE;
+                }
                 self.could_not_begin(at, client, failure);
             }
         }

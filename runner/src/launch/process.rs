@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -36,6 +37,7 @@ pub(super) struct Starting {
     /// What a failure is told with.
     pub(super) command: Vec<String>,
     pub(super) user: String,
+    pub(super) directory: PathBuf,
 }
 
 /// What has become of a child that was starting.

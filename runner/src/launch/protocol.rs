@@ -66,6 +66,9 @@ pub struct Attach {
 pub struct ExecRequest {
     /// Arguments, environment, working directory, terminal, capabilities, rlimits.
     pub process: Process,
+    /// As [`crate::container::Record::environment_bytes`].
+    #[serde(default)]
+    pub environment_bytes: Vec<Vec<u8>>,
     /// As [`crate::container::Record::user`].
     pub user: String,
     pub groups_added: Vec<String>,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::finish::{self, Started};
 use super::run_directory::{self, Found, RunDirectory};
@@ -19,19 +19,36 @@ const MONITOR_LOST: u8 = 137;
 /// In ROOT: the boot in which all containers were last looked through.
 const SETTLED: &str = "settled";
 
-/// The status of a container, after putting right what is not as a monitor leaves it.
+/// The status of a container, after putting right what is not as a monitor leaves it. One that is
+/// just being started, or whose program has ended while its monitor has not said how, is waited
+/// for, for at most `patience`: it is not yet what it is about to be.
 ///
 /// # Errors
 /// When its files cannot be read.
-pub fn settled_status(dirs: &Dirs, id: &str) -> io::Result<Status> {
+pub fn settled_status(dirs: &Dirs, id: &str, patience: Duration) -> io::Result<Status> {
     let now = || state::status(&dirs.root, &dirs.runroot, id);
-    match now()? {
-        Status::Orphaned(_) => {}
-        Status::Created if started_file(dirs, id).exists() => {}
-        other => return Ok(other),
+    let deadline = Instant::now() + patience;
+    loop {
+        let status = now()?;
+        let changes = match &status {
+            Status::Orphaned(_) => false,
+            Status::Running(state) | Status::Paused(state) => state.is_ending(),
+            Status::Created | Status::Exited(_) => {
+                run_directory::is_locked(&state::run_directory(&dirs.runroot, id))?
+            }
+        };
+        if changes && Instant::now() < deadline {
+            std::thread::sleep(super::LOOK_AGAIN);
+            continue;
+        }
+        match status {
+            Status::Orphaned(_) => {}
+            Status::Created if started_file(dirs, id).exists() => {}
+            other => return Ok(other),
+        }
+        put_right(dirs, id)?;
+        return now();
     }
-    put_right(dirs, id)?;
-    now()
 }
 
 /// Puts every container right that has lost its monitor, and, for the first command of a boot,

@@ -1,6 +1,7 @@
 //! What a container has in common with another one. Looked up whenever it starts: the other one's
 //! processes change with each of its own starts, and a process id is somebody else's in time.
 
+use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -153,4 +154,47 @@ fn receive_descriptor(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
         RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
         _ => None,
     }))
+}
+
+/// Binds whose propagation was asked for: that the source's mount can have it, in Docker's words.
+///
+/// # Errors
+/// When one cannot.
+pub(super) fn check_propagation(record: &Record) -> Result<(), Failure> {
+    for mount in record.spec.mounts().iter().flatten() {
+        let asked = |names: &[&str]| {
+            mount.options().iter().flatten().any(|option| names.contains(&option.as_str()))
+        };
+        let (wants_shared, wants_slave) =
+            (asked(&["shared", "rshared"]), asked(&["slave", "rslave"]));
+        let Some(source) = mount.source().as_ref().filter(|_| wants_shared || wants_slave) else {
+            continue;
+        };
+        // What is not there is told when it is mounted.
+        let Some((mounted_on, optional)) = mount_of(source) else { continue };
+        let is = |kind: &str| optional.iter().any(|field| field.starts_with(kind));
+        let what = match (wants_shared, is("shared:"), is("master:")) {
+            (true, false, _) => "shared mount",
+            (false, false, false) => "shared or slave mount",
+            _ => continue,
+        };
+        let (source, hint) = (source.display(), format!("mount --make-shared {mounted_on}"));
+        let message = format!("path {source} is mounted on {mounted_on} but it is not a {what}");
+        return Err(ours(message, Some(hint)));
+    }
+    Ok(())
+}
+
+/// Where the mount is mounted that `path` lies on, and its optional fields:
+/// proc_pid_mountinfo(5).
+fn mount_of(path: &Path) -> Option<(String, Vec<String>)> {
+    let flags = rustix::fs::AtFlags::empty();
+    let found = rustix::fs::statx(CWD, path, flags, rustix::fs::StatxFlags::MNT_ID).ok()?;
+    let id = found.stx_mnt_id.to_string();
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let line = text.lines().find(|line| line.split(' ').next() == Some(&id))?;
+    let (before, _) = line.split_once(" - ")?;
+    let mut fields = before.split(' ').skip(4).map(str::to_owned);
+    let mounted_on = fields.next()?;
+    Some((mounted_on, fields.skip(1).collect()))
 }

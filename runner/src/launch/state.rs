@@ -67,6 +67,27 @@ pub enum Status {
     Orphaned(Option<State>),
 }
 
+impl State {
+    /// Whether the container's program has ended and its monitor is about to say how.
+    pub(super) fn is_ending(&self) -> bool {
+        // Seen from another PID namespace both are gone, which says nothing.
+        self.init.has_ended() && !self.monitor.has_ended()
+    }
+}
+
+impl ProcessId {
+    /// Whether it is no more, or only waits to be buried. That somebody else has its number, or
+    /// nobody, proves its end; only of a life a number proves nothing.
+    fn has_ended(&self) -> bool {
+        let Ok(text) = fs::read_to_string(format!("/proc/{}/stat", self.pid)) else { return true };
+        // The name in parentheses may hold anything; fields are counted from behind it.
+        let mut fields = text.rsplit_once(") ").map_or("", |(_, after)| after).split(' ');
+        let is_zombie = fields.next().is_none_or(|state| state == "Z" || state == "X");
+        let start_time = fields.nth(18).and_then(|field| field.parse().ok());
+        is_zombie || start_time != Some(self.start_time)
+    }
+}
+
 /// The status of container `id`.
 ///
 /// # Errors

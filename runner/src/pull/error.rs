@@ -4,6 +4,7 @@ use shared::{Digest, ImageRef, InvalidReference};
 
 use super::client::UNKNOWN_AUTHORITY;
 use super::fence::{Fenced, TRUSTED_VARIABLE};
+use super::resolve::{host_platform, parse_platform, platform_text, suits};
 use crate::failure::Failure;
 use crate::images::StoreError;
 use crate::unpack::{Refusal, RefusalKind};
@@ -40,6 +41,8 @@ pub enum PullError {
     Fenced { image: String, registry: String, fenced: Fenced },
     #[error("{image} has no image for {wanted}; it has {}", available.join(", "))]
     NoPlatform { image: String, wanted: String, available: Vec<String> },
+    #[error("{image} is an image for {platform}: only those of Linux can be run here")]
+    System { image: String, platform: String },
     #[error("{image} is not an image that can be run: {why}")]
     Manifest { image: String, why: String },
     #[error(
@@ -54,6 +57,22 @@ pub enum PullError {
     NoSpace { image: String, needed: String, free: String, root: std::path::PathBuf },
     #[error("cannot unpack layer {layer}: {why}")]
     Worker { layer: Digest, why: String },
+}
+
+/// What may help where an image is not for the platform that was asked for: this machine's own, if
+/// there is one, else another one of Linux.
+fn other_platform(image: &str, available: &[String]) -> Option<String> {
+    let platforms = available.iter().filter_map(|text| parse_platform(text).ok());
+    let mut usable = platforms.filter(|platform| platform.os == "linux").peekable();
+    let host = host_platform();
+    let first = usable.peek().map(platform_text);
+    if usable.any(|platform| suits(&platform, &host).is_some()) {
+        return Some(format!(
+            "there is one for this machine: rrun --platform {} {image}",
+            platform_text(&host)
+        ));
+    }
+    first.map(|first| format!("rrun --platform {first} {image}   (needs qemu binfmt)"))
 }
 
 impl PullError {
@@ -88,11 +107,9 @@ impl PullError {
             Self::Fenced { fenced, .. } => {
                 vec![format!("if that is meant to be: {TRUSTED_VARIABLE}={} rrun …", fenced.host)]
             }
-            Self::NoPlatform { image, available, .. } => available
-                .first()
-                .map(|first| format!("rrun --platform {first} {image}   (needs qemu binfmt)"))
-                .into_iter()
-                .collect(),
+            Self::NoPlatform { image, available, .. } => {
+                other_platform(image, available).into_iter().collect()
+            }
             Self::Corrupt { .. } => vec!["on the server: registry fsck".into()],
             Self::NoSpace { .. } => {
                 vec!["rrun image prune -a, or another disk: rrun --root DIR …".into()]

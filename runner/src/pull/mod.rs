@@ -15,7 +15,7 @@ use shared::ImageRef;
 use shared::manifest::Platform;
 
 pub use self::error::{PullError, human_bytes};
-pub use self::resolve::{parse_platform, platform_text};
+pub use self::resolve::{foreign_platform, parse_platform, platform_text};
 use crate::images::{Image, Lease, Store};
 
 /// When the registry is asked. `--pull`

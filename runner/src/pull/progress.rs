@@ -1,7 +1,7 @@
 //! What a person sees of a pull: bars on a terminal, Docker's words line by line elsewhere.
 
 use std::collections::HashMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -253,12 +253,8 @@ impl Progress {
     }
 
     fn write(&self, line: &str) {
-        // Whoever closed the pipe does not want to know; the pull goes on.
-        let _ = if self.inner.to_stdout {
-            writeln!(std::io::stdout(), "{line}")
-        } else {
-            writeln!(std::io::stderr(), "{line}")
-        };
+        // The pull goes on; what could not be said is the command's exit code.
+        crate::cli::output::show_progress(line, self.inner.to_stdout);
     }
 }
 

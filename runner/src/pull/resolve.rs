@@ -240,12 +240,14 @@ impl Resolver<'_> {
         let diff_ids = parsed.rootfs.map(|rootfs| rootfs.diff_ids).ok_or_else(|| {
             self.unusable(format!("it is an artifact of type {kind}, and has no root filesystem"))
         })?;
+        // Before its layers: those of Windows are on no registry, which would be said instead.
+        let platform = self.platform(parsed.platform)?;
         Ok(Resolved {
             layers: self.layers(layers, diff_ids)?,
             digest,
             manifest: manifest_digest,
             config: config.digest,
-            platform: self.platform(parsed.platform)?,
+            platform,
         })
     }
 
@@ -275,6 +277,10 @@ impl Resolver<'_> {
 
     /// An image without an index says in its configuration what it runs on.
     fn platform(&self, platform: Platform) -> Result<Platform, PullError> {
+        if !platform.os.is_empty() && platform.os != "linux" {
+            let image = self.client.image().to_string();
+            return Err(PullError::System { image, platform: platform_text(&platform) });
+        }
         match self.asked {
             Some(wanted) if !platform.os.is_empty() && suits(&platform, wanted).is_none() => {
                 Err(PullError::NoPlatform {
@@ -305,8 +311,18 @@ impl Resolver<'_> {
     }
 }
 
+/// In words that an image was built for another kind of processor, where nobody asked for one.
+pub fn foreign_platform(image: &crate::images::Image) -> Option<String> {
+    let (has, host) = (&image.platform, host_platform());
+    if has.architecture.is_empty() || suits(has, &host).is_some() {
+        return None;
+    }
+    let (has, host) = (platform_text(has), platform_text(&host));
+    Some(format!("the image is for {has}, and this machine is {host}"))
+}
+
 /// What this machine runs.
-pub(crate) fn host_platform() -> Platform {
+pub(super) fn host_platform() -> Platform {
     let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "x86" => "386",
@@ -350,7 +366,7 @@ pub fn parse_platform(text: &str) -> Result<Platform, String> {
 }
 
 /// How well an image for `has` runs on `wanted`; none where it does not. Larger is better.
-fn suits(has: &Platform, wanted: &Platform) -> Option<u32> {
+pub(super) fn suits(has: &Platform, wanted: &Platform) -> Option<u32> {
     if has.os != wanted.os || has.architecture != wanted.architecture {
         return None;
     }

@@ -20,12 +20,15 @@ pub use self::capabilities::{
 };
 pub use self::image_config::{Execution, ImageConfig};
 pub use self::mounts::{OF_OTHER_CONTAINER, clean as clean_target};
+pub use self::process::change as change_environment;
 use self::request::SeccompChoice;
 pub use self::request::{
     BindRecursion, CapabilityName, DeviceUse, Host, Limits, MountKind, MountRequest, Request,
     SeccompRequest, Sharing, Variable,
 };
-use crate::container::{ImageUse, Ipc, Network, RECORD_FORMAT, Record, Seccomp, Stdio};
+use crate::container::{
+    DeviceOfHost, ImageUse, Ipc, Network, RECORD_FORMAT, Record, Seccomp, Stdio,
+};
 use crate::known_bad::left_out;
 use crate::seccomp::{self, SeccompError};
 
@@ -107,6 +110,7 @@ pub fn record(
     let (mounts, volumes) = mounts::assemble(request, execution, host)?;
 
     let (arguments, entrypoint_words) = process::arguments(request, execution)?;
+    let (texts, environment_bytes) = process::environment(request, execution, &hosts.hostname);
     let mut process = Process::default();
     let mut numeric = User::default();
     numeric.set_uid(0).set_gid(0);
@@ -114,21 +118,23 @@ pub fn record(
         .set_terminal(Some(request.terminal))
         .set_user(numeric)
         .set_args(Some(arguments))
-        .set_env(Some(process::environment(request, execution, &hosts.hostname)))
+        .set_env(Some(texts))
         .set_cwd(workdir(request, execution)?)
         .set_capabilities(Some(capabilities::sets(&held)))
         .set_rlimits(Some(request.rlimits.clone()).filter(|all| !all.is_empty()))
         .set_no_new_privileges(Some(request.no_new_privileges || request.strict))
         .set_oom_score_adj(request.limits.oom_score_adj);
 
+    // Without a namespace of its own they would be set for the host.
+    let own_names = request.uts != Sharing::Host || left_out("names-of-its-own");
     let mut root = Root::default();
     root.set_path(PathBuf::from("rootfs")).set_readonly(Some(request.read_only));
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root))
         .set_process(Some(process))
-        .set_hostname((request.uts != Sharing::Host).then(|| hosts.hostname.clone()))
-        .set_domainname(Some(hosts.domainname.clone()).filter(|name| !name.is_empty()))
+        .set_hostname(own_names.then(|| hosts.hostname.clone()))
+        .set_domainname(Some(hosts.domainname.clone()).filter(|name| !name.is_empty() && own_names))
         .set_mounts(Some(mounts))
         .set_annotations(annotations(&request.annotations))
         .set_linux(Some(linux(request, &seccomp)?));
@@ -161,9 +167,7 @@ pub fn record(
             terminal: request.terminal,
             stdin_open: request.stdin_open,
             detached: request.detached,
-            // With --rm in the foreground nobody can ever read the log.
-            // Nobody can read the log of what is removed when its only reader goes.
-            log: request.log.filter(|_| request.detached || !request.remove_on_exit),
+            log: request.log,
         },
         remove_on_exit: request.remove_on_exit,
         init: request.init,
@@ -173,8 +177,21 @@ pub fn record(
         volumes,
         labels,
         hosts,
+        environment_bytes,
+        exposed_ports: request
+            .exposed_ports
+            .iter()
+            .chain(execution.exposed_ports.keys())
+            .cloned()
+            .collect(),
+        devices: request.devices.iter().map(of_host).collect(),
+        cidfile: request.cidfile.clone(),
         asked_for: request.asked_for.clone(),
     })
+}
+
+fn of_host(asked: &DeviceUse) -> DeviceOfHost {
+    DeviceOfHost { path: asked.source.clone(), access: asked.access.clone() }
 }
 
 fn annotations(all: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {

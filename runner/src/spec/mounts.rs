@@ -7,7 +7,7 @@ use oci_spec::runtime::Mount;
 use super::SpecError;
 use super::image_config::Execution;
 use super::request::{BindRecursion, Host, MountKind, MountRequest, Request};
-use crate::container::{Ipc, Network, VolumeUse};
+use crate::container::{Ipc, VolumeUse};
 
 /// The source of a `/dev/shm` that is another container's: found when the container starts.
 pub const OF_OTHER_CONTAINER: &str = "container";
@@ -92,12 +92,6 @@ fn defaults(request: &Request) -> Vec<Mount> {
     let access = if request.privileged { "rw" } else { "ro" };
     let shm_size = format!("size={}", request.shm_size_bytes);
     let quiet = ["nosuid", "noexec", "nodev"];
-    let sysfs = if request.network == Network::Host {
-        // A sysfs of the host's network namespace cannot be made without owning it.
-        mount("/sys", "bind", "/sys", &["rbind", "rprivate", "nosuid", "noexec", "nodev", access])
-    } else {
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])
-    };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &quiet),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
@@ -107,7 +101,9 @@ fn defaults(request: &Request) -> Vec<Mount> {
             "devpts",
             &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        sysfs,
+        // One of its own, also with the host's network: bound, the host's would bring along what is
+        // mounted in it, cgroups, debugfs and tracefs.
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", access]),
     ];
     // An mqueue shows the queues of the IPC namespace that mounts it, whosever that is.

@@ -60,6 +60,10 @@ pub struct Request {
     pub devices: Vec<DeviceUse>,
     pub device_rules: Vec<LinuxDeviceCgroup>,
 
+    /// `--expose`: `80/tcp`
+    pub exposed_ports: Vec<String>,
+    pub cidfile: Option<String>,
+
     /// Every flag that stood on the command line.
     pub asked_for: Vec<String>,
 }
@@ -69,8 +73,20 @@ pub struct Request {
 pub enum Variable {
     /// `NAME=VALUE`
     Set(String),
+    /// `NAME=VALUE` with a value that is not UTF-8, which a variable of this process may have.
+    Bytes(Vec<u8>),
     /// `-e NAME` where it is not set here: the image's value is taken away.
     Unset(String),
+}
+
+impl Variable {
+    pub fn name(&self) -> &[u8] {
+        let text = match self {
+            Self::Set(text) | Self::Unset(text) => text.as_bytes(),
+            Self::Bytes(bytes) => bytes,
+        };
+        text.split(|byte| *byte == b'=').next().unwrap_or(text)
+    }
 }
 
 /// Whose namespace it is.
@@ -103,6 +119,8 @@ pub enum SeccompRequest {
 /// A device of the host and the right to it.
 #[derive(Clone, Debug)]
 pub struct DeviceUse {
+    /// Where it is on the host.
+    pub source: PathBuf,
     pub device: LinuxDevice,
     /// Some of `rwm`.
     pub access: String,

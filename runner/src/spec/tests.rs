@@ -49,6 +49,8 @@ fn plain() -> Request {
         strict: false,
         devices: Vec::new(),
         device_rules: Vec::new(),
+        exposed_ports: Vec::new(),
+        cidfile: None,
         asked_for: Vec::new(),
     }
 }
@@ -66,6 +68,7 @@ fn make(request: &Request, config: &str) -> Result<Record, SpecError> {
         layers: Vec::new(),
         fixups: None,
         root: RootAttributes::default(),
+        foreign: None,
     };
     let host = Host {
         capabilities: capabilities_from_mask(u64::MAX),
@@ -317,7 +320,7 @@ fn shared_namespaces_and_sysctls() {
     let record = make(&request, "{}").unwrap();
     assert_eq!(record.hosts.hostname, "laptop");
     assert!(linux(&record).sysctl().is_none());
-    assert_eq!(mount_at(&record, "/sys").unwrap().typ().as_deref(), Some("bind"));
+    assert_eq!(mount_at(&record, "/sys").unwrap().typ().as_deref(), Some("sysfs"));
     let with = |network: Network, ipc: Ipc, name: &str| {
         let mut request = plain();
         request.network = network;

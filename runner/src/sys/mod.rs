@@ -6,3 +6,5 @@ pub mod bpf;
 pub mod clone;
 pub mod mount;
 pub mod process;
+pub mod surroundings;
+pub mod time;

@@ -252,6 +252,26 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     })
 }
 
+/// A resource limit of this process: soft, hard.
+///
+/// # Errors
+/// As prlimit(2).
+pub fn limit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: 0 is this process; no new value is given, and the structure takes the old one.
+    // prlimit(2).
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            ptr::null::<libc::rlimit64>(),
+            &raw mut limit,
+        )
+    })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
 /// Leaves the capabilities of `keep` (bit n: capability n) in the bounding set.
 ///
 /// # Errors

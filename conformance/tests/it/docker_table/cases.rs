@@ -10,6 +10,8 @@ pub(crate) struct Case {
     pub(crate) command: &'static [&'static str],
     /// What is typed into it; `-i` is among the flags then.
     pub(crate) stdin: &'static str,
+    /// What `docker` or `rrun` is started by: another program's words in front of its own.
+    pub(crate) around: &'static [&'static str],
 }
 
 const fn case(
@@ -17,7 +19,16 @@ const fn case(
     flags: &'static [&'static str],
     command: &'static [&'static str],
 ) -> Case {
-    Case { name, flags, image: "plain", command, stdin: "" }
+    Case { name, flags, image: "plain", command, stdin: "", around: NONE }
+}
+
+/// A line that is typed where something about the shell is unusual.
+const fn around(
+    name: &'static str,
+    around: &'static [&'static str],
+    command: &'static [&'static str],
+) -> Case {
+    Case { around, ..case(name, NONE, command) }
 }
 
 const fn on(
@@ -26,7 +37,7 @@ const fn on(
     flags: &'static [&'static str],
     command: &'static [&'static str],
 ) -> Case {
-    Case { name, flags, image, command, stdin: "" }
+    Case { name, flags, image, command, stdin: "", around: NONE }
 }
 
 const fn typed(
@@ -35,7 +46,7 @@ const fn typed(
     command: &'static [&'static str],
     stdin: &'static str,
 ) -> Case {
-    Case { name, flags, image: "plain", command, stdin }
+    Case { name, flags, image: "plain", command, stdin, around: NONE }
 }
 
 const NONE: &[&str] = &[];
@@ -105,6 +116,8 @@ pub(crate) const CASES: &[Case] = &[
     on("entry", "entrypoint-replaced", &["--entrypoint", "/bin/echo"], &["other"]),
     on("entry", "entrypoint-replaced-drops-cmd", &["--entrypoint", "/bin/echo"], NONE),
     on("entry", "entrypoint-emptied", &["--entrypoint", ""], &["echo", "bare"]),
+    on("hollow", "entrypoint-of-an-empty-word", NONE, NONE),
+    on("hollow", "entrypoint-of-an-empty-word-and-command", NONE, &["echo", "given"]),
     on("shell", "shell-form", NONE, NONE),
     on("shell", "shell-form-replaced", NONE, &["echo", "instead"]),
     on("settings", "image-env", NONE, &["sh", "-c", "env | sort"]),
@@ -127,6 +140,7 @@ pub(crate) const CASES: &[Case] = &[
         &["sh", "-c", "env | grep TABLE; echo"],
     ),
     case("env-path", &["-e", "PATH=/sbin"], &["/bin/sh", "-c", "echo $PATH"]),
+    case("env-home-empty", &["-e", "HOME="], &["sh", "-c", "echo $HOME"]),
     case("env-home-of-user", &["-u", "daemon"], &["sh", "-c", "echo $HOME"]),
     case("env-tty", &["-e", "TERM=dumb"], &["sh", "-c", "echo $TERM"]),
     case("env-file", &["--env-file", "@env-file"], &["sh", "-c", "env | grep FILE_ | sort"]),
@@ -154,6 +168,11 @@ pub(crate) const CASES: &[Case] = &[
     case("umask", NONE, &["sh", "-c", "umask"]),
     case("pid", NONE, &["sh", "-c", "echo $$ $PPID; ls -d /proc/[0-9]*"]),
     case("init", &["--init"], &["sh", "-c", "echo $PPID"]),
+    case(
+        "init-streams",
+        &["--init"],
+        &["sh", "-c", "echo out > /proc/1/fd/1; echo err > /proc/1/fd/2"],
+    ),
     case("init-exit", &["--init"], &["sh", "-c", "kill -TERM $$"]),
     // Files.
     case("root-attributes", NONE, &["stat", "-c", "%a %u:%g %F", "/"]),
@@ -197,6 +216,24 @@ pub(crate) const CASES: &[Case] = &[
         &["--tmpfs", "/scratch:size=1m,mode=700"],
         &["sh", "-c", "stat -c %a /scratch; df -k /scratch | tail -1 | awk '{print $2}'"],
     ),
+    case("tmpfs-keeps-the-mode", &["--tmpfs", "/private"], &["stat", "-c", "%a", "/private"]),
+    case("tmpfs-keeps-the-mode-of-tmp", &["--tmpfs", "/tmp"], &["stat", "-c", "%a", "/tmp"]),
+    case(
+        "tmpfs-twice",
+        &["--tmpfs", "/t", "--tmpfs", "/t:size=1m"],
+        &["sh", "-c", "df -k /t | tail -1 | awk '{print $2}'"],
+    ),
+    case("tmpfs-and-volume", &["--tmpfs", "/t", "-v", "@directory:/t"], &["true"]),
+    case("bind-twice", &["-v", "@directory:/t", "-v", "@directory:/t"], &["ls", "/t"]),
+    case("bind-two-for-one-place", &["-v", "@directory:/t", "-v", "/tmp:/t"], &["true"]),
+    case(
+        "bind-behind-a-dangling-link",
+        &["-v", "@directory:/etc/dangling"],
+        &["ls", "/nowhere/at-all"],
+    ),
+    case("workdir-behind-a-dangling-link", &["-w", "/etc/dangling/x"], &["pwd"]),
+    case("bind-shared-from-a-private-mount", &["-v", "@directory:/t:rshared"], &["true"]),
+    case("bind-slave-of-a-private-mount", &["-v", "@directory:/t:rslave"], &["true"]),
     case(
         "bind",
         &["-v", "@directory:/mnt/here"],
@@ -216,6 +253,21 @@ pub(crate) const CASES: &[Case] = &[
         "mount-bind",
         &["--mount", "type=bind,source=@directory,target=/mnt/here,readonly"],
         &["sh", "-c", "cat /mnt/here/file; touch /mnt/here/x"],
+    ),
+    case(
+        "mount-quoted",
+        &["--mount", "type=bind,\"source=@directory\",\"target=/a\"\"b,c\""],
+        &["ls", "/a\"b,c"],
+    ),
+    case(
+        "mount-badly-quoted",
+        &["--mount", "type=bind,source=\"@directory\",target=/t"],
+        &["true"],
+    ),
+    case(
+        "mount-tmpfs-keeps-the-mode",
+        &["--mount", "type=tmpfs,target=/private"],
+        &["stat", "-c", "%a", "/private"],
     ),
     case(
         "mount-tmpfs",
@@ -295,6 +347,7 @@ pub(crate) const CASES: &[Case] = &[
         &["--cpuset-cpus", "1"],
         &["sh", "-c", "nproc; cat /sys/fs/cgroup/cpuset/cpuset.cpus"],
     ),
+    case("cpuset-mems-impossible", &["--cpuset-mems", "4000"], &["true"]),
     case("cpuset-impossible", &["--cpuset-cpus", "4000"], &["true"]),
     case(
         "pids-limit",
@@ -313,6 +366,42 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("ulimits", NONE, &["bash", "-c", "ulimit -a; ulimit -Ha | tail -5"]),
     case("oom-score-adj", NONE, &["cat", "/proc/self/oom_score_adj"]),
+    // What is unusual about the shell is the shell's own.
+    around("in-a-shell-on-one-processor", &["taskset", "-c", "0"], &["nproc"]),
+    around(
+        "in-a-shell-with-low-limits",
+        &["sh", "-c", "ulimit -Sn 777; ulimit -Ss 1024; ulimit -v 50000000; exec \"$@\"", "sh"],
+        &[
+            "bash",
+            "-c",
+            "[ $(ulimit -Sn) != 777 ] && echo files; ulimit -Ss; ulimit -v; ulimit -Hi; ulimit -l; ulimit -q",
+        ],
+    ),
+    around(
+        "in-a-shell-that-is-nice",
+        &["nice", "-n", "7", "chrt", "-b", "0", "ionice", "-c", "3"],
+        &["sh", "-c", "nice; chrt -p 1 | cut -d: -f2; ionice -p 1"],
+    ),
+    around(
+        "in-a-shell-that-may-be-killed-first",
+        &["choom", "-n", "300", "--"],
+        &["cat", "/proc/self/oom_score_adj"],
+    ),
+    around(
+        "in-a-shell-of-another-personality",
+        &["setarch", "-R", "-3"],
+        &["cat", "/proc/self/personality"],
+    ),
+    around(
+        "in-a-shell-that-ignores-signals",
+        &["sh", "-c", "trap '' INT QUIT USR1; umask 077; exec \"$@\"", "sh"],
+        &["sh", "-c", "grep -E 'Sig(Ign|Blk)|Groups' /proc/self/status; umask"],
+    ),
+    around(
+        "in-a-shell-that-dumps-other-memory",
+        &["sh", "-c", "echo 0x7f > /proc/self/coredump_filter; exec \"$@\"", "sh"],
+        &["cat", "/proc/self/coredump_filter", "/proc/self/timerslack_ns"],
+    ),
     // Privileges.
     case("capabilities", NONE, &["grep", "Cap", "/proc/self/status"]),
     case("capabilities-of-user", &["-u", "33"], &["grep", "Cap", "/proc/self/status"]),
@@ -401,6 +490,16 @@ pub(crate) const CASES: &[Case] = &[
         &["sh", "-c", "cut -d: -f1 /proc/net/dev | tail -n +3 | sort; hostname"],
     ),
     case(
+        "network-host-mounts",
+        &["--network", "host"],
+        &["sh", "-c", "grep -cE ' - (sysfs|debugfs|tracefs|securityfs|bpf) ' /proc/self/mountinfo"],
+    ),
+    case(
+        "network-host-limits",
+        &["--network", "host", "-m", "48m"],
+        &["cat", "/sys/fs/cgroup/memory/memory.limit_in_bytes"],
+    ),
+    case(
         "pid-host",
         &["--pid", "host"],
         &[
@@ -430,6 +529,9 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case("ipc-of-nobody", &["--ipc", "container:no-such-container"], &["true"]),
     case("uts-host", &["--uts", "host"], &["hostname"]),
+    case("uts-host-hostname", &["--uts", "host", "-h", "harbour"], &["hostname"]),
+    case("uts-host-domainname", &["--uts", "host", "--domainname", "example.test"], &["true"]),
+    case("ipc-host-shm-size", &["--ipc", "host", "--shm-size", "8m"], &["true"]),
     case(
         "cgroup-namespace",
         NONE,

@@ -10,10 +10,9 @@ use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::run::bounding_set;
 use crate::cli::{Globals, Verb, values};
 use crate::container::Record;
-use crate::failure::Failure;
+use crate::failure::{EXIT_CANNOT_EXECUTE, Failure};
 use crate::launch::protocol::{ExecRequest, Frame, Request};
 use crate::launch::state::Status;
-use crate::spec::Variable;
 
 pub(super) const VERBS: &[Verb] = &[Verb {
     names: &["exec", "container exec"],
@@ -85,10 +84,12 @@ fn request(record: &Record, arguments: &Arguments) -> Result<ExecRequest, Failur
     let mut process = record.spec.process().clone().unwrap_or_default();
     process.set_args(Some(arguments.operands[1..].to_vec()));
     process.set_terminal(Some(arguments.has("tty")));
-    process.set_env(Some(environment(&process, arguments)?));
+    let (texts, environment_bytes) = environment(record, &process, arguments)?;
+    process.set_env(Some(texts));
     if let Some(workdir) = arguments.value("workdir") {
         if !workdir.starts_with('/') {
-            return Err(Failure::new(format!("--workdir={workdir}: it is not absolute")));
+            return Err(Failure::new(format!("--workdir={workdir}: it is not absolute"))
+                .exits(EXIT_CANNOT_EXECUTE));
         }
         process.set_cwd(workdir.into());
     }
@@ -112,6 +113,7 @@ fn request(record: &Record, arguments: &Arguments) -> Result<ExecRequest, Failur
     };
     Ok(ExecRequest {
         process,
+        environment_bytes,
         user,
         groups_added: record.groups_added.clone(),
         privileged,
@@ -120,9 +122,15 @@ fn request(record: &Record, arguments: &Arguments) -> Result<ExecRequest, Failur
     })
 }
 
-/// The container's environment, with what is asked for on top, and TERM with a terminal.
-fn environment(process: &Process, arguments: &Arguments) -> Result<Vec<String>, Failure> {
+/// The container's environment, with what is asked for on top, and TERM with a terminal: texts, and
+/// variables that are no UTF-8.
+fn environment(
+    record: &Record,
+    process: &Process,
+    arguments: &Arguments,
+) -> Result<(Vec<String>, Vec<Vec<u8>>), Failure> {
     let mut all = process.env().clone().unwrap_or_default();
+    let mut bytes = record.environment_bytes.clone();
     if arguments.has("tty") && !all.iter().any(|text| text.starts_with("TERM=")) {
         all.push("TERM=xterm".to_owned());
     }
@@ -133,15 +141,6 @@ fn environment(process: &Process, arguments: &Arguments) -> Result<Vec<String>, 
     for text in arguments.values("env") {
         asked.push(values::variable("env", text)?);
     }
-    for variable in asked {
-        let (name, text) = match variable {
-            Variable::Set(text) => {
-                (text.split('=').next().unwrap_or_default().to_owned(), Some(text))
-            }
-            Variable::Unset(name) => (name, None),
-        };
-        all.retain(|known| known.split('=').next() != Some(&name));
-        all.extend(text);
-    }
-    Ok(all)
+    crate::spec::change_environment(&mut all, &mut bytes, &asked);
+    Ok((all, bytes))
 }

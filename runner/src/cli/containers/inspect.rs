@@ -9,7 +9,7 @@ use super::{status, view};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::listing::print_inspected;
 use crate::cli::{Globals, Verb};
-use crate::container::{Ipc, Record, Seccomp};
+use crate::container::{Ipc, Network, Record, Seccomp};
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Store, StoreError};
 use crate::launch::state::Status;
@@ -61,7 +61,7 @@ fn run(globals: &Globals, arguments: &Arguments, kind: Option<&str>) -> Result<u
                 found.push(value);
             }
             Err(failure) => {
-                eprintln!("{failure}");
+                crate::cli::tell(&failure);
                 code = 1;
             }
         }
@@ -141,17 +141,47 @@ fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failur
         },
         "Name": format!("/{}", record.name),
         "RestartCount": 0,
-        "Driver": "overlayfs",
+        "Driver": "overlay2",
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": null,
         "HostConfig": host_config(&record),
+        "GraphDriver": graph_driver(container, &record, &status),
         "Mounts": mounts(&record),
         "Config": config(&record),
-        "NetworkSettings": network(&record),
+        "NetworkSettings": network(&record, &status),
     }))
+}
+
+/// Where the container's files are. Together they are mounted only for the container, which its first
+/// process leads to.
+fn graph_driver(container: &ContainerDir, record: &Record, status: &Status) -> Value {
+    let root = container.path().ancestors().nth(2).unwrap_or(container.path());
+    let layers = record.image.layers.iter().rev();
+    let lower: Vec<String> = layers
+        .map(|layer| {
+            root.join("layers")
+                .join(layer.to_string().replace(':', "-"))
+                .join("fs")
+                .display()
+                .to_string()
+        })
+        .collect();
+    let merged = match status {
+        Status::Running(state) | Status::Paused(state) => format!("/proc/{}/root", state.init.pid),
+        _ => String::new(),
+    };
+    json!({
+        "Name": "overlay2",
+        "Data": {
+            "LowerDir": lower.join(":"),
+            "MergedDir": merged,
+            "UpperDir": container.path().join("rw/u"),
+            "WorkDir": container.path().join("rw/w"),
+        },
+    })
 }
 
 fn state(status: &Status) -> Value {
@@ -177,11 +207,19 @@ fn state(status: &Status) -> Value {
         "Error": ended.and_then(|ended| ended.error.as_deref()).unwrap_or_default(),
         "StartedAt": started,
         "FinishedAt": ended.map_or(NEVER, |ended| &ended.finished),
+        "Health": null,
     })
 }
 
-/// Some of `Config`: what the person and the image asked for.
+/// `Config`: what the person and the image asked for.
 fn config(record: &Record) -> Value {
+    let anonymous = record.volumes.iter().filter(|volume| volume.anonymous);
+    let mounts = record.spec.mounts().as_deref().unwrap_or_default();
+    let volumes: serde_json::Map<String, Value> = anonymous
+        .filter_map(|volume| mounts.get(volume.mount)?.destination().to_str())
+        .map(|target| (target.to_owned(), json!({})))
+        .collect();
+    let ports = record.exposed_ports.iter().map(|port| (port.clone(), json!({})));
     let process = record.spec.process().clone().unwrap_or_default();
     let arguments = view::arguments(record);
     let (entrypoint, command) = arguments.split_at(record.entrypoint_words.min(arguments.len()));
@@ -192,29 +230,36 @@ fn config(record: &Record) -> Value {
         "AttachStdin": record.stdio.stdin_open && !record.stdio.detached,
         "AttachStdout": !record.stdio.detached,
         "AttachStderr": !record.stdio.detached,
+        "ExposedPorts": ports.collect::<serde_json::Map<_, _>>(),
         "Tty": record.stdio.terminal,
         "OpenStdin": record.stdio.stdin_open,
         "StdinOnce": record.stdio.stdin_open && !record.stdio.detached,
         "Env": environment(record),
         "Cmd": (!command.is_empty()).then_some(command),
+        "Healthcheck": null,
         "Image": view::familiar_image(record),
+        "Volumes": (!volumes.is_empty()).then_some(volumes),
         "WorkingDir": process.cwd(),
         "Entrypoint": (!entrypoint.is_empty()).then_some(entrypoint),
+        "OnBuild": null,
         "Labels": record.labels,
-        "StopSignal": record.stop_signal,
+        "Shell": null,
+        "StopSignal": record.stop_signal.as_deref().unwrap_or_default(),
         "StopTimeout": record.stop_timeout_seconds,
     })
 }
 
 /// The variables that were asked for, without those that every container gets.
-fn environment(record: &Record) -> Vec<&String> {
+fn environment(record: &Record) -> Vec<String> {
     let process = record.spec.process().as_ref();
     let all = process.and_then(|process| process.env().as_ref()).into_iter().flatten();
     let is_ours = |text: &str| {
         text.strip_prefix("HOSTNAME=").is_some_and(|name| name == record.hosts.hostname)
             || (record.stdio.terminal && text == "TERM=xterm")
     };
-    all.filter(|text| !is_ours(text)).collect()
+    let bytes = record.environment_bytes.iter();
+    let bytes = bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    all.filter(|text| !is_ours(text)).cloned().chain(bytes).collect()
 }
 
 fn host_config(record: &Record) -> Value {
@@ -223,9 +268,15 @@ fn host_config(record: &Record) -> Value {
     let mode = |kind| namespace_mode(record, kind);
     let mut value = json!({
         "Binds": binds(record),
+        "ContainerIDFile": record.cidfile.as_deref().unwrap_or_default(),
         "NetworkMode": view::network_word(&record.network),
+        "PortBindings": {},
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "AutoRemove": record.remove_on_exit,
+        "VolumeDriver": "",
+        "VolumesFrom": null,
+        "ConsoleSize": [0, 0],
+        "Tmpfs": tmpfs(record),
         "LogConfig": match record.stdio.log {
             Some(log) => json!({
                 "Type": "json-file",
@@ -254,9 +305,16 @@ fn host_config(record: &Record) -> Value {
         "Dns": record.hosts.dns,
         "DnsOptions": record.hosts.dns_options,
         "DnsSearch": record.hosts.dns_search,
-        "ExtraHosts": record.hosts.added.iter()
-            .map(|(name, address)| format!("{name}:{address}")).collect::<Vec<_>>(),
-        "GroupAdd": record.groups_added,
+        "ExtraHosts": if_any(record.hosts.added.iter()
+            .map(|(name, address)| format!("{name}:{address}")).collect()),
+        "GroupAdd": if_any(record.groups_added.clone()),
+        "Cgroup": "",
+        "Links": null,
+        "PublishAllPorts": false,
+        "StorageOpt": null,
+        "Annotations": record.spec.annotations(),
+        "Runtime": "rrun",
+        "Isolation": "",
         "OomScoreAdj": process.oom_score_adj().unwrap_or(0),
         "Privileged": is_privileged(record),
         "ReadonlyRootfs": record.spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)),
@@ -268,11 +326,27 @@ fn host_config(record: &Record) -> Value {
         "ReadonlyPaths": linux.readonly_paths(),
     });
     for part in [rights(record), limits(record)] {
-        if let (Value::Object(all), Value::Object(part)) = (&mut value, part) {
-            all.extend(part);
-        }
+        extend(&mut value, part);
     }
     value
+}
+
+/// A list, or nothing where it is empty, as Docker tells those that nobody asked for.
+fn if_any(list: Vec<String>) -> Option<Vec<String>> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// The options of each `--tmpfs`, without those that every one has.
+fn tmpfs(record: &Record) -> Value {
+    let options = |mount: &Mount| {
+        let own = mount.options().iter().flatten();
+        let own = own.filter(|option| !["noexec", "nosuid", "nodev"].contains(&option.as_str()));
+        own.cloned().collect::<Vec<_>>().join(",")
+    };
+    let all = asked(record).filter(|(_, mount)| mount.typ().as_deref() == Some("tmpfs"));
+    let all = all.map(|(_, mount)| (mount.destination().display().to_string(), options(mount)));
+    let all: std::collections::BTreeMap<String, String> = all.collect();
+    json!((!all.is_empty()).then_some(all))
 }
 
 /// Capabilities and devices in `HostConfig`.
@@ -292,11 +366,13 @@ fn rights(record: &Record) -> Value {
     json!({
         "CapAdd": sorted(added.map(name).collect()),
         "CapDrop": sorted(dropped.map(name).collect()),
-        "Devices": devices.map(|device| json!({
+        "Devices": devices.zip(&record.devices).map(|(device, of_host)| json!({
             "PathInContainer": device.path(),
-            "PathOnHost": device.path(),
-            "CgroupPermissions": "rwm",
+            "PathOnHost": of_host.path,
+            "CgroupPermissions": of_host.access,
         })).collect::<Vec<_>>(),
+        "DeviceCgroupRules": null,
+        "DeviceRequests": null,
     })
 }
 
@@ -324,6 +400,17 @@ fn limits(record: &Record) -> Value {
         "CpuShares": cpu.shares().unwrap_or(0),
         "Memory": memory.limit().unwrap_or(0),
         "NanoCpus": nano_cpus,
+        "BlkioWeightDevice": [],
+        "BlkioDeviceReadBps": [],
+        "BlkioDeviceWriteBps": [],
+        "BlkioDeviceReadIOps": [],
+        "BlkioDeviceWriteIOps": [],
+        "CpuRealtimePeriod": 0,
+        "CpuRealtimeRuntime": 0,
+        "CpuCount": 0,
+        "CpuPercent": 0,
+        "IOMaximumIOps": 0,
+        "IOMaximumBandwidth": 0,
         "BlkioWeight": resources.block_io().as_ref().and_then(|io| io.weight()).unwrap_or(0),
         "CpuPeriod": if asked_cpus { 0 } else { cpu.period().unwrap_or(0) },
         "CpuQuota": if asked_cpus { 0 } else { cpu.quota().unwrap_or(0) },
@@ -430,9 +517,9 @@ fn mounts(record: &Record) -> Vec<Value> {
                 "Type": kind,
                 "Source": if kind == "tmpfs" { Value::from("") } else { json!(mount.source()) },
                 "Destination": mount.destination(),
-                "Mode": "",
+                "Mode": if kind != "tmpfs" && is_read_only(mount) { "ro" } else { "" },
                 "RW": !is_read_only(mount),
-                "Propagation": if kind == "bind" { "rprivate" } else { "" },
+                "Propagation": if kind == "bind" { propagation(mount) } else { "" },
             });
             if let Some(volume) = volume {
                 value["Name"] = Value::from(volume.name.clone());
@@ -443,16 +530,64 @@ fn mounts(record: &Record) -> Vec<Value> {
         .collect()
 }
 
-fn network(record: &Record) -> Value {
-    let name = view::network_word(&record.network);
-    json!({
-        "Bridge": "",
-        "SandboxID": "",
-        "SandboxKey": "",
-        "Ports": {},
-        "IPAddress": "",
+fn propagation(mount: &Mount) -> &str {
+    let known = ["private", "shared", "slave"];
+    let mut options = mount.options().iter().flatten();
+    let found = options.find(|option| known.contains(&option.strip_prefix('r').unwrap_or(option)));
+    found.map_or("rprivate", String::as_str)
+}
+
+fn network(record: &Record, status: &Status) -> Value {
+    let namespace = match status {
+        Status::Running(state) | Status::Paused(state) => {
+            format!("/proc/{}/ns/net", state.init.pid)
+        }
+        _ => String::new(),
+    };
+    // What each network of its own would say; there is no bridge network yet.
+    let none = json!({
+        "EndpointID": "",
         "Gateway": "",
+        "GlobalIPv6Address": "",
+        "GlobalIPv6PrefixLen": 0,
+        "IPAddress": "",
+        "IPPrefixLen": 0,
+        "IPv6Gateway": "",
         "MacAddress": "",
-        "Networks": {name: {"IPAddress": "", "Gateway": "", "MacAddress": "", "Aliases": null}},
-    })
+    });
+    let mut own = none.clone();
+    let more = json!({
+        "Aliases": null,
+        "DNSNames": null,
+        "DriverOpts": null,
+        "GwPriority": 0,
+        "IPAMConfig": null,
+        "Links": null,
+        "NetworkID": "",
+    });
+    extend(&mut own, more);
+    let networks = match &record.network {
+        Network::Container(_) => json!({}),
+        network => json!({ view::network_word(network): own }),
+    };
+    let mut value = json!({
+        "Bridge": "",
+        "HairpinMode": false,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "Networks": networks,
+        "Ports": {},
+        "SandboxID": if namespace.is_empty() { "" } else { &record.id },
+        "SandboxKey": namespace,
+        "SecondaryIPAddresses": null,
+        "SecondaryIPv6Addresses": null,
+    });
+    extend(&mut value, none);
+    value
+}
+
+fn extend(value: &mut Value, part: Value) {
+    if let (Value::Object(all), Value::Object(part)) = (value, part) {
+        all.extend(part);
+    }
 }

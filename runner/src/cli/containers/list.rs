@@ -1,8 +1,13 @@
 //! `ps`.
 
-use serde_json::Value;
+use std::mem::discriminant;
+use std::time::Duration;
 
-use super::{status, view};
+use regex::Regex;
+use serde_json::Value;
+use shared::Digest;
+
+use super::{status_within, view};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::listing::Listing;
 use crate::cli::{Globals, Verb, print_line, values};
@@ -20,7 +25,8 @@ pub(super) const VERBS: &[Verb] = &[Verb {
     operands_max: 0,
     about: "List containers",
     details: "\
-Filters: id, name, label, status, exited, ancestor, volume, network.
+Filters: id, name (both are patterns), label, status, exited, ancestor, volume, network, before,
+since.
 
   rrun ps -a --filter status=exited -q
   rrun ps --format '{{.Names}}: {{.Status}}'",
@@ -45,14 +51,21 @@ struct Shown {
 }
 
 fn ps(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
-    let filters = filters(arguments)?;
+    let store = globals.store()?;
+    let filters = filters(arguments, &store)?;
     let last = match arguments.value("last") {
         Some(text) => Some(values::number("last", text, 0, i64::MAX)? as usize),
         None => arguments.has("latest").then_some(1),
     };
-    let mut shown = all(globals, &globals.store()?)?;
+    let mut shown = all(globals, &store)?;
     shown.sort_by(|a, b| b.record.created.cmp(&a.record.created));
-    let chosen = filters.iter().any(|(name, _)| name == "status" || name == "exited");
+    // With Docker `before` and `since` count all containers too.
+    let chosen = filters.iter().any(|filter| {
+        matches!(
+            filter,
+            Filter::Status(_) | Filter::Exited(_) | Filter::Before(_) | Filter::Since(_)
+        )
+    });
     if !arguments.has("all") && last.is_none() && !chosen {
         shown.retain(|one| matches!(one.status, Status::Running(_) | Status::Paused(_)));
     }
@@ -71,7 +84,6 @@ fn ps(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let mut listing = listing();
     let format = arguments.value("format");
     if arguments.has("size") || format.is_some_and(|format| format.contains(".Size")) {
-        let store = globals.store()?;
         for (row, one) in rows.iter_mut().zip(&shown) {
             row["Size"] = Value::from(size(&store, &one.record)?);
         }
@@ -128,100 +140,143 @@ fn listing() -> Listing {
     }
 }
 
+/// How long a list waits for one container that is just changing.
+const PATIENCE: Duration = Duration::from_millis(100);
+
 fn all(globals: &Globals, store: &Store) -> Result<Vec<Shown>, Failure> {
     let mut all = Vec::new();
     for container in store.containers()? {
         match container.record() {
             Ok(record) => {
-                let status = status(globals, &container.id)?;
+                let status = status_within(globals, &container.id, PATIENCE)?;
                 all.push(Shown { record, status });
             }
             // It went away meanwhile, or it is damaged: the others are still to be seen.
             Err(crate::images::StoreError::NoSuchContainer(_)) => {}
-            Err(error) => eprintln!("{}", Failure::from(error)),
+            Err(error) => crate::cli::tell(Failure::from(error)),
         }
     }
     Ok(all)
 }
 
-/// Fields that can be filtered by.
-const FILTERS: [&str; 8] =
-    ["id", "name", "label", "status", "exited", "ancestor", "volume", "network"];
+/// What a list can be narrowed to.
+enum Filter {
+    Id(Regex),
+    Name(Regex),
+    Label(String),
+    Status(String),
+    Exited(u8),
+    /// The image of this name now, if there is one, or of an id that begins so.
+    Ancestor(Option<Digest>, String),
+    Volume(String),
+    Network(String),
+    /// Made before or after this moment, which is a container's.
+    Before(String),
+    Since(String),
+}
 
-fn filters(arguments: &Arguments) -> Result<Vec<(String, String)>, Failure> {
-    let one = |text: &str| match text.split_once('=') {
-        Some((name, value)) if FILTERS.contains(&name) => Ok((name.to_owned(), value.to_owned())),
-        Some((name, _)) => Err(Failure::new(format!("--filter={text}: there is no filter {name}"))
-            .hint(format!("there is: {}", FILTERS.join(", ")))),
-        None => Err(Failure::new(format!("--filter={text}: it is NAME=VALUE"))),
-    };
-    arguments.values("filter").map(one).collect()
+/// Digits of an image's id below which it is rather a name.
+const ID_LEAST: usize = 4;
+
+const FILTERS: &str = "id, name, label, status, exited, ancestor, volume, network, before, since";
+
+const STATES: [&str; 7] =
+    ["created", "restarting", "running", "removing", "paused", "exited", "dead"];
+
+impl Filter {
+    fn parse(text: &str, store: &Store) -> Result<Self, Failure> {
+        let wrong = |why: String| Failure::new(format!("--filter={text}: {why}"));
+        let (name, value) =
+            text.split_once('=').ok_or_else(|| wrong("it is NAME=VALUE".to_owned()))?;
+        let pattern = || {
+            let built = Regex::new(value);
+            built.map_err(|error| wrong(format!("it is no pattern: {error}")).exits(1))
+        };
+        let created = || Ok::<_, Failure>(super::find(store, value)?.record()?.created);
+        Ok(match name {
+            "id" => Self::Id(pattern()?),
+            "name" => Self::Name(pattern()?),
+            "label" => Self::Label(value.to_owned()),
+            "status" if STATES.contains(&value) => Self::Status(value.to_owned()),
+            "status" => {
+                return Err(wrong("there is no such status".to_owned())
+                    .hint(format!("there is: {}", STATES.join(", ")))
+                    .exits(1));
+            }
+            "exited" => Self::Exited(
+                value.parse().map_err(|_| wrong("it takes an exit status".to_owned()).exits(1))?,
+            ),
+            "ancestor" => {
+                let id = value.strip_prefix("sha256:").unwrap_or(value).to_owned();
+                Self::Ancestor(store.find_image(value)?.map(|image| image.config), id)
+            }
+            "volume" => Self::Volume(value.to_owned()),
+            "network" => Self::Network(value.to_owned()),
+            "before" => Self::Before(created()?),
+            "since" => Self::Since(created()?),
+            _ => {
+                return Err(wrong(format!("there is no filter {name}"))
+                    .hint(format!("there is: {FILTERS}"))
+                    .exits(1));
+            }
+        })
+    }
+
+    fn matches(&self, one: &Shown) -> bool {
+        let record = &one.record;
+        match self {
+            Self::Id(pattern) => pattern.is_match(&record.id),
+            Self::Name(pattern) => has_name(pattern, &record.name),
+            Self::Label(wanted) => has_label(record, wanted),
+            Self::Status(wanted) => view::state_word(&one.status) == wanted,
+            Self::Exited(wanted) => match &one.status {
+                Status::Exited(ended) => ended.exit.status() == *wanted,
+                _ => false,
+            },
+            Self::Ancestor(wanted, id) => {
+                let config = &record.image.config;
+                wanted.as_ref() == Some(config)
+                    || (id.len() >= ID_LEAST && config.hex().starts_with(id))
+            }
+            Self::Volume(wanted) => {
+                record.volumes.iter().any(|volume| volume.name == *wanted)
+                    || record.spec.mounts().iter().flatten().any(|mount| {
+                        mount.destination().to_str() == Some(wanted)
+                            || mount.source().as_ref().and_then(|path| path.to_str())
+                                == Some(wanted)
+                    })
+            }
+            Self::Network(wanted) => view::network_word(&record.network) == *wanted,
+            Self::Before(moment) => record.created < *moment,
+            Self::Since(moment) => record.created > *moment,
+        }
+    }
+}
+
+fn filters(arguments: &Arguments, store: &Store) -> Result<Vec<Filter>, Failure> {
+    arguments.values("filter").map(|text| Filter::parse(text, store)).collect()
 }
 
 /// Several values of one filter are alternatives, but all labels have to be there.
-fn matches(one: &Shown, filters: &[(String, String)]) -> bool {
-    FILTERS.iter().all(|name| {
-        let mut values =
-            filters.iter().filter(|(known, _)| known == name).map(|(_, v)| v).peekable();
-        if values.peek().is_none() {
-            return true;
-        }
-        if *name == "label" {
-            return values.all(|value| has_label(&one.record, value));
-        }
-        values.any(|value| matches_one(one, name, value))
+fn matches(one: &Shown, filters: &[Filter]) -> bool {
+    filters.iter().all(|filter| match filter {
+        Filter::Label(_) => filter.matches(one),
+        _ => filters
+            .iter()
+            .filter(|other| discriminant(*other) == discriminant(filter))
+            .any(|other| other.matches(one)),
     })
+}
+
+/// Docker's names begin with a slash where it keeps them, and people write both.
+fn has_name(pattern: &Regex, name: &str) -> bool {
+    pattern.is_match(name) || pattern.is_match(&format!("/{name}"))
 }
 
 fn has_label(record: &Record, wanted: &str) -> bool {
     match wanted.split_once('=') {
         Some((name, value)) => record.labels.get(name).is_some_and(|known| known == value),
         None => record.labels.contains_key(wanted),
-    }
-}
-
-fn matches_one(one: &Shown, name: &str, value: &str) -> bool {
-    let record = &one.record;
-    match name {
-        "id" => record.id.starts_with(value),
-        "name" => name_matches(&record.name, value),
-        "status" => view::state_word(&one.status) == value,
-        "exited" => match &one.status {
-            Status::Exited(ended) => ended.exit.status().to_string() == value,
-            _ => false,
-        },
-        "ancestor" => {
-            let image = &record.image;
-            let bare = value.strip_prefix("sha256:").unwrap_or(value);
-            let named = value.parse::<shared::ImageRef>().map(|name| name.to_string());
-            named.is_ok_and(|name| name == image.reference)
-                || (bare.len() >= 4 && image.config.hex().starts_with(bare))
-        }
-        "volume" => {
-            record.volumes.iter().any(|volume| volume.name == value)
-                || record.spec.mounts().iter().flatten().any(|mount| {
-                    mount.destination().to_str() == Some(value)
-                        || mount.source().as_ref().and_then(|path| path.to_str()) == Some(value)
-                })
-        }
-        "network" => view::network_word(&record.network) == value,
-        _ => false,
-    }
-}
-
-/// A part of the name; `^` and `$` hold it to an end. Docker takes any regular expression, and
-/// people write these two.
-fn name_matches(name: &str, pattern: &str) -> bool {
-    let pattern = pattern.strip_prefix('/').unwrap_or(pattern);
-    let (from_start, pattern) = match pattern.strip_prefix('^') {
-        Some(rest) => (true, rest.strip_prefix('/').unwrap_or(rest)),
-        None => (false, pattern),
-    };
-    match (from_start, pattern.strip_suffix('$')) {
-        (true, Some(pattern)) => name == pattern,
-        (false, Some(pattern)) => name.ends_with(pattern),
-        (true, None) => name.starts_with(pattern),
-        (false, None) => name.contains(pattern),
     }
 }
 
@@ -235,11 +290,14 @@ mod tests {
             ("eb", true),
             ("^web$", true),
             ("^eb", false),
-            ("/web", true),
+            ("^/web$", true),
             ("we$", false),
+            ("w.b", true),
+            ("^(db|web)$", true),
             ("", true),
         ] {
-            assert_eq!(name_matches("web", pattern), want, "{pattern}");
+            let pattern = Regex::new(pattern).unwrap();
+            assert_eq!(has_name(&pattern, "web"), want, "{pattern}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +13,7 @@ use serde::Deserialize;
 
 use super::status;
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
+use crate::cli::output::pass_on;
 use crate::cli::{Globals, Verb, values};
 use crate::failure::Failure;
 use crate::launch::state::Status;
@@ -76,7 +77,7 @@ fn logs(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let container = super::find(&store, &arguments.operands[0])?;
     if container.record()?.stdio.log.is_none() {
         return Err(Failure::new(format!("container {:.12} keeps no log", container.id))
-            .hint("it was started with --rm in the foreground, or with --log-driver none"));
+            .hint("it was started with --log-driver none"));
     }
     let path = crate::launch::log_path(container.path());
     // Watching begins before reading, or what is written between would be seen late.
@@ -193,8 +194,7 @@ impl Choice {
             entry.log.clone()
         };
         if entry.stream == "stderr" {
-            let mut err = std::io::stderr().lock();
-            let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
+            pass_on(std::io::stderr().lock(), "standard error", text.as_bytes());
             return Ok(());
         }
         crate::cli::print(&text)

@@ -14,6 +14,7 @@ pub(crate) use self::list::rows_with_sizes;
 
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 pub(in crate::cli) use self::remove::remove;
 use super::{Globals, Verb, print_line};
@@ -41,9 +42,19 @@ pub(super) fn find(store: &Store, name: &str) -> Result<ContainerDir, Failure> {
     store.container(name).map_err(|error| Failure::from(error).exits(1))
 }
 
-/// What is known of the container's life now. One that lost its monitor is put right first.
+/// What is known of the container's life now. One that lost its monitor is put right first, and one
+/// that is just starting or ending is waited for.
 pub(super) fn status(globals: &Globals, id: &str) -> Result<Status, Failure> {
-    crate::launch::settled_status(&globals.dirs, id)
+    status_within(globals, id, crate::launch::MOMENT)
+}
+
+/// The same, waiting no longer than `patience`.
+pub(super) fn status_within(
+    globals: &Globals,
+    id: &str,
+    patience: Duration,
+) -> Result<Status, Failure> {
+    crate::launch::settled_status(&globals.dirs, id, patience)
         .map_err(|error| Failure::new(format!("cannot tell the state of {id:.12}")).because(&error))
 }
 
@@ -102,7 +113,7 @@ pub(super) fn ask_unless_ended(
             other => other.map_err(broke)?,
         };
         match frame {
-            Some(Frame::Reply(Reply::Notice(text))) => eprintln!("rrun: {text}"),
+            Some(Frame::Reply(Reply::Notice(text))) => crate::cli::tell(format!("rrun: {text}")),
             Some(Frame::Reply(Reply::Refused(why))) => return Err(Failure::new(why)),
             Some(Frame::Reply(Reply::Failed(failure))) => return Err(failure.into()),
             Some(Frame::Reply(reply)) => return Ok(Some(reply)),
@@ -125,7 +136,7 @@ pub(super) fn each(
         match done {
             Ok(()) => print_line(name)?,
             Err(failure) => {
-                eprintln!("{failure}");
+                crate::cli::tell(&failure);
                 code = 1;
             }
         }

@@ -4,7 +4,9 @@ use super::{remove, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line};
 use crate::failure::Failure;
+use crate::images::written_bytes;
 use crate::launch::state::Status;
+use crate::pull::human_bytes;
 
 pub(super) const VERBS: &[Verb] = &[Verb {
     names: &["container prune"],
@@ -25,8 +27,10 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     }
     let store = globals.store()?;
     let mut removed = Vec::new();
+    let mut reclaimed = 0;
     for id in store.container_ids()? {
         if matches!(status(globals, &id)?, Status::Created | Status::Exited(_)) {
+            reclaimed += store.open_container(&id)?.as_ref().map_or(0, written_bytes);
             remove::remove(globals, &store, &id, false, false)?;
             removed.push(id);
         }
@@ -37,6 +41,8 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         for id in removed {
             print_line(&id)?;
         }
+        print_line("")?;
     }
+    print_line(&format!("Total reclaimed space: {}", human_bytes(reclaimed)))?;
     Ok(0)
 }

@@ -36,7 +36,7 @@ fn rm(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         // With Docker too it is told, and no failure.
         names.retain(|name| match store.container(name) {
             Err(error @ StoreError::NoSuchContainer(_)) => {
-                eprintln!("{}", Failure::from(error));
+                crate::cli::tell(Failure::from(error));
                 false
             }
             _ => true,

@@ -1,9 +1,12 @@
 //! `stop`, `kill`, `wait`, `pause`, `unpause`.
 
+use std::os::unix::net::UnixStream;
+
 use super::{ask, ask_unless_ended, connect, connect_running, each, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
-use crate::cli::{Globals, Verb, print_line, values};
+use crate::cli::{Globals, Verb, print_line, tell, values};
 use crate::failure::Failure;
+use crate::launch;
 use crate::launch::protocol::{Reply, Request};
 use crate::launch::state::Status;
 use crate::signal::Signal;
@@ -106,17 +109,38 @@ fn kill(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let signal = signal(arguments)?.unwrap_or(Signal::KILL);
     each(&globals.store()?, &arguments.operands, |container| {
         let stream = connect_running(globals, &container.id)?;
-        ask(&stream, Request::Signal(signal.number())).map(drop)
+        ask(&stream, Request::Signal(signal.number()))?;
+        // Nothing outlives KILL: as with Docker it has ended when this says so.
+        if signal == Signal::KILL { await_end(&stream, &container.id) } else { Ok(()) }
     })
+}
+
+/// Until a container has ended that cannot but end.
+fn await_end(stream: &UnixStream, id: &str) -> Result<(), Failure> {
+    let slow = |failure: Failure| {
+        let told = Failure::new(format!("container {id:.12} does not come to its end")).exits(1);
+        told.hint(failure.message)
+    };
+    stream
+        .set_read_timeout(Some(launch::MOMENT))
+        .map_err(|error| Failure::new("cannot wait").because(&error))?;
+    ask_unless_ended(stream, Request::Wait).map(drop).map_err(slow)
 }
 
 fn wait(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let store = globals.store()?;
+    let mut code = 0;
     for name in &arguments.operands {
-        let id = super::find(&store, name)?.id;
-        print_line(&wait_for_end(globals, &id)?.to_string())?;
+        // The others are waited for all the same, as with Docker.
+        match super::find(&store, name).and_then(|found| wait_for_end(globals, &found.id)) {
+            Ok(exit) => print_line(&exit.to_string())?,
+            Err(failure) => {
+                tell(&failure);
+                code = 1;
+            }
+        }
     }
-    Ok(0)
+    Ok(code)
 }
 
 /// The exit code, when there is one.

@@ -97,8 +97,14 @@ fn hold_unless_running(globals: &Globals, id: &str) -> Result<Option<RunDirector
         if let Some(held) = super::hold(globals, id)? {
             return Ok(Some(held));
         }
-        if matches!(status(globals, id)?, Status::Running(_) | Status::Paused(_)) {
-            return Ok(None);
+        match status(globals, id)? {
+            Status::Running(_) => return Ok(None),
+            Status::Paused(_) => {
+                return Err(Failure::new(format!("container {id:.12} is paused: it runs already"))
+                    .hint(format!("rrun unpause {id:.12}"))
+                    .exits(1));
+            }
+            Status::Created | Status::Exited(_) | Status::Orphaned(_) => {}
         }
         if Instant::now() > deadline {
             return Err(Failure::new(format!("container {id:.12} is being started already"))
@@ -161,7 +167,7 @@ fn attach_to(
     match relay(connection, &signals)? {
         Ended::Exited(exit) => Ok(client::conclude(&exit)),
         Ended::Detached => {
-            eprintln!("read escape sequence");
+            crate::cli::tell("read escape sequence");
             print_line("").map(|()| 0)
         }
     }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::cli::listing::LABEL;
 use crate::container::{Network, Record};
 use crate::images::familiar_name;
 use crate::launch::state::Status;
@@ -88,6 +89,7 @@ pub(super) fn row(record: &Record, status: &Status, now: Timestamp, whole: bool)
         "CreatedAt": created.map_or_else(String::new, Timestamp::to_readable),
         "ID": id,
         "Image": familiar_image(record),
+        LABEL: record.labels,
         "Labels": labels.join(","),
         "LocalVolumes": record.volumes.len().to_string(),
         "Mounts": mounts.join(","),

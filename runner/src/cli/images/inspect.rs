@@ -68,7 +68,8 @@ pub(crate) fn inspect(store: &Store, text: &str) -> Result<Option<Value>, Failur
         "Created": described.created().to_rfc3339(),
         "DockerVersion": word("docker_version"),
         "Author": word("author"),
-        "Config": config.get("config").cloned().unwrap_or_else(|| json!({})),
+        "Config": whole_config(config.get("config")),
+        "Container": "",
         "Architecture": word("architecture"),
         "Os": word("os"),
         "Size": image.size,
@@ -85,6 +86,40 @@ pub(crate) fn inspect(store: &Store, text: &str) -> Result<Option<Value>, Failur
         value["Variant"] = variant.clone();
     }
     Ok(Some(value))
+}
+
+/// What the image says, and what Docker says of the rest: an OCI configuration names only what it
+/// sets.
+fn whole_config(config: Option<&Value>) -> Value {
+    let mut whole = json!({
+        "ArgsEscaped": false,
+        "AttachStderr": false,
+        "AttachStdin": false,
+        "AttachStdout": false,
+        "Cmd": null,
+        "Domainname": "",
+        "Entrypoint": null,
+        "Env": null,
+        "ExposedPorts": {},
+        "Healthcheck": null,
+        "Hostname": "",
+        "Image": "",
+        "Labels": null,
+        "OnBuild": null,
+        "OpenStdin": false,
+        "Shell": null,
+        "StdinOnce": false,
+        "StopSignal": "",
+        "Tty": false,
+        "User": "",
+        "Volumes": null,
+        "WorkingDir": "",
+    });
+    let said = config.and_then(Value::as_object).into_iter().flatten();
+    for (key, value) in said.filter(|(_, value)| !value.is_null()) {
+        whole[key] = value.clone();
+    }
+    whole
 }
 
 fn last_comment(config: &Value) -> Value {

@@ -49,11 +49,11 @@ fn rmi(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
             Ok(removed) => print(&lines(&removed, "Untagged", "Deleted"))?,
             // Under --force what is not there is as good as removed, but still said.
             Err(StoreError::NoSuchImage(_)) if arguments.has("force") => {
-                eprintln!("rrun: no such image: {text}");
+                crate::cli::tell(format!("rrun: no such image: {text}"));
             }
             Err(error) => {
                 if let Some(earlier) = failed.replace(Failure::from(error)) {
-                    eprintln!("{earlier}");
+                    crate::cli::tell(&earlier);
                 }
             }
         }

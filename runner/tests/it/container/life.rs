@@ -172,7 +172,7 @@ fn an_exec_reads_nothing_but_the_null_device() {
     });
     let mut command = host.command(&["exec", "box", "true"]);
     let run = end_of(command.stderr(Stdio::piped()).spawn().unwrap());
-    assert_eq!(run.code, 125, "{run:?}");
+    assert_eq!(run.code, 126, "{run:?}");
     host.ok(&["rm", "-f", "box"]);
 }
 
@@ -211,7 +211,8 @@ fn init_tells_nothing_of_the_host() {
     let lines: Vec<&str> = run.out.lines().map(str::trim).collect();
     assert!(lines[0].starts_with("/sbin/docker-init -- sh -c tr"), "{run:?}");
     assert_eq!(lines[1], "docker-init", "{run:?}");
-    assert!(lines[2].starts_with("sh -c tr"), "{run:?}");
+    assert_eq!(lines[2], "/rrun", "{run:?}");
+    assert!(lines[3].starts_with("sh -c tr"), "{run:?}");
     assert!(!run.out.contains(host.path().to_str().unwrap()), "{run:?}");
 }
 

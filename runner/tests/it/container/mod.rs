@@ -1,6 +1,7 @@
 //! Containers through the built program, on the real kernel: what they see, how they end, and the
 //! holes of other runtimes. Needs root, and the static shell of the package `busybox-static`.
 
+mod answers;
 mod cve;
 mod flags;
 mod host;

@@ -147,6 +147,13 @@ fn links() -> Vec<Case> {
         Case::new("hard-link-absolute", "a target with a slash in front is the layer's root")
             .layer([dir("d"), file("d/a", "1"), hard_link("b", "/d/a")])
             .tree(&[ROOT, "f 0644 0:0 b =1", "h b d/a", "d 0755 0:0 d", "f 0644 0:0 d/a =1"]),
+        Case::new("absolute-names", "names with a slash in front lie beneath the root")
+            .layer([dir("/d"), file("/d/a", "1"), file("//d/./b", "2"), symlink("/d/c", "/d/b")])
+            .layer([file("/d/.wh.a", ""), file("/tmp/x", "3")])
+            .tree(&[
+                ROOT, "d 0755 0:0 d", "f 0644 0:0 d/b =2", "l 0:0 d/c -> /d/b", "d 0755 0:0 tmp",
+                "f 0644 0:0 tmp/x =3",
+            ]),
         Case::new("hard-link-to-symlink", "linkat(2) must not follow")
             .layer([symlink("l", "/etc/passwd"), hard_link("m", "l").mode(0o777)])
             .tree(&[ROOT, "l 0:0 l -> /etc/passwd", "h l m", "l 0:0 m -> /etc/passwd"]),

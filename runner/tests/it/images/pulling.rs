@@ -3,7 +3,7 @@
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shared::Digest;
 
 use crate::corpus::Encoding;
@@ -245,7 +245,7 @@ fn manifests_that_are_not_images_are_refused_in_words() {
         "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "size": 3,
         "digest": registry.blob(b"abc".to_vec()), "urls": ["http://127.0.0.1:9/x"],
     });
-    let config = json!({ "os": "windows", "architecture": "amd64",
+    let config = json!({ "os": "linux", "architecture": "amd64",
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", "1".repeat(64))] } });
     let config = serde_json::to_vec(&config).unwrap();
     let config =
@@ -297,6 +297,42 @@ fn manifests_that_are_not_images_are_refused_in_words() {
         assert!(said.err.contains(word), "{name}: no {word:?} in {said:?}");
     }
     assert!(!registry.state().log.iter().any(|line| line.contains(":9")));
+}
+
+#[test]
+fn an_image_for_another_system_is_told_by_its_name() {
+    let (registry, host) = (Registry::start(), Host::new());
+    let push = |tag: &str, platform: Value| {
+        let mut parts = Parts::default();
+        parts.add(&registry, &tar([file("x", tag)]), Encoding::Plain);
+        let manifest = parts.manifest(&registry, platform);
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        registry.manifest(&format!("m:{tag}"), kind, &manifest);
+        registry.reference(&format!("m:{tag}"))
+    };
+    let windows = push("win", json!({ "architecture": "amd64", "os": "windows" }));
+    for flags in [&["pull"][..], &["pull", "--platform=windows/amd64"], &["run", "--rm"]] {
+        let said = host.run(flags.iter().copied().chain([windows.as_str()]));
+        assert_eq!(said.code, Some(125), "{said:?}");
+        assert!(said.err.contains("windows/amd64") && !said.err.contains("hint"), "{said:?}");
+    }
+    let foreign = push("foreign", json!({ "architecture": "s390x", "os": "linux" }));
+    host.ok(["pull", &foreign]);
+    let said = host.run(["create", &foreign, "x"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("the image is for linux/s390x"), "{said:?}");
+    let said = host.run(["create", "--platform=linux/s390x", &foreign, "x"]);
+    assert!(said.code == Some(0) && said.err.is_empty(), "{said:?}");
+    // A hint leads to what there is, and never to where the person is already.
+    let own = push("own", json!({ "architecture": host_architecture(), "os": "linux" }));
+    let said = host.run(["pull", "--platform=linux/riscv64", &own]);
+    let hint = format!("for this machine: rrun --platform linux/{}", host_architecture());
+    assert!(said.code == Some(125) && said.err.contains(&hint), "{said:?}");
+    assert!(!said.err.contains("qemu"), "{said:?}");
+}
+
+fn host_architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }
 
 #[test]
