@@ -11,6 +11,7 @@
 //! - `eio`, `enospc`: the step fails so.
 //! - `panic`: the thread panics.
 //! - `sleep`: 20 ms pass, which makes a race wide.
+//! - `hang`: nothing goes on while the file `REGISTRY_FAILPOINTS_ARMED` exists.
 
 /// A place where a process may die: `fail_point!("name")`.
 ///
@@ -65,6 +66,7 @@ mod enabled {
         Errno(i32),
         Panic,
         Sleep,
+        Hang,
     }
 
     struct Point {
@@ -82,7 +84,8 @@ mod enabled {
         let point = points.get(name)?;
         static ARMED: OnceLock<Option<std::ffi::OsString>> = OnceLock::new();
         let armed = ARMED.get_or_init(|| std::env::var_os("REGISTRY_FAILPOINTS_ARMED"));
-        if armed.as_ref().is_some_and(|file| !std::path::Path::new(file).exists()) {
+        let is_armed = || armed.as_ref().is_none_or(|file| std::path::Path::new(file).exists());
+        if !is_armed() {
             return None;
         }
         let arrival = point.arrivals.fetch_add(1, Ordering::Relaxed) + 1;
@@ -96,6 +99,11 @@ mod enabled {
             }
             Action::Panic => panic!("failpoint {name}"),
             Action::Sleep => std::thread::sleep(Duration::from_millis(20)),
+            Action::Hang => {
+                while armed.is_some() && is_armed() {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
             Action::Off | Action::Errno(_) => {}
         }
         Some(point.action)
@@ -118,6 +126,7 @@ mod enabled {
                     "enospc" => Action::Errno(libc::ENOSPC),
                     "panic" => Action::Panic,
                     "sleep" => Action::Sleep,
+                    "hang" => Action::Hang,
                     _ => {
                         eprintln!("REGISTRY_FAILPOINTS: {entry:?} is not NAME=ACTION[@N]");
                         std::process::exit(64)

@@ -10,9 +10,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin;
 use crate::config::{Config, Purge};
-use crate::content::Content;
 use crate::content::collect::Collector;
 use crate::content::scrub::Scrub;
+use crate::content::{Content, backup};
 use crate::http::{Bound, Server, ServerError, State};
 use crate::observe::Metrics;
 use crate::records::{Records, sqlite};
@@ -65,6 +65,7 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     // The directory's lock before the port: while another process holds it, clients must be refused
     // at once instead of waiting in the queue of a port that nobody answers on.
     let disk = Arc::new(Disk::open(&config.root, &config.store)?);
+    backup::adopt(&config.root)?;
     let bound = Bound::new(&config.addr)?;
     let address = bound.address()?;
     let debug = config.http.debug.as_ref().map(|debug| Bound::new(&debug.addr)).transpose()?;
@@ -77,7 +78,7 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     let records: Arc<dyn Records> = Arc::new(sqlite::SqliteRecords::open(&config.root, &options)?);
     let content = Content::new(disk, Arc::clone(&records), config.policy);
     let collector = Arc::new(Collector::new(content.clone(), config.gc));
-    let scrub = Arc::new(Scrub::new(content.clone(), Arc::clone(&collector), config.scrub));
+    let scrub = Arc::new(Scrub::new(content.clone(), config.scrub));
     let mut metrics = Metrics::default();
     metrics.show_upkeep(collector.totals(), scrub.totals());
     metrics.show_storage(&content);

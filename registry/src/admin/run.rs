@@ -38,6 +38,8 @@ enum Failure {
     Content(#[from] ContentError),
     #[error(transparent)]
     Check(#[from] CheckError),
+    #[error(transparent)]
+    Backup(#[from] backup::BackupError),
     /// Nobody reads any more.
     #[error("nobody listens any more")]
     Unheard,

@@ -7,27 +7,43 @@
 //! hold collection | facts -> registry.db.new | missing blobs -> blobs/… | rename over registry.db | drop what is no longer named
 //! ```
 //! The earlier backup stays whole until the rename.
+//!
+//! Only a directory that is empty, or that a backup of the same registry has marked, is written to,
+//! and only while nobody else holds its lock: not the store itself, not another one, not another
+//! registry's backup. Bytes that lie there are read before they are relied on.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shared::{Digest, Hasher};
+use rustix::fs::FlockOperation;
+use shared::{Algorithm, Digest, Hasher};
 
 use super::collect::Collector;
 use super::{Content, ContentError, blocking};
-use crate::records::sqlite::DATABASE;
-use crate::records::{BlobRecord, BlobState};
-use crate::store::{Disk, StoreError};
+use crate::failpoint::fail_point;
+use crate::records::sqlite::{self, DATABASE};
+use crate::records::{BlobRecord, BlobState, RecordsError};
+use crate::store::{Disk, StoreError, open_regular};
 
 /// Blobs looked up at a time.
 const PAGE: usize = 200;
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
+
+/// Marks a directory that holds a backup; its second line says of whose records.
+const MARKER: &str = "BACKUP";
+const MARKER_HEAD: &str = "A backup made by `registry backup`; `registry restore` reads it.";
+
+/// What may lie in a directory that no backup has marked yet: what a backup that was cut short, or
+/// making a file system, leaves.
+const NO_CONTENT: [&str; 3] = ["lock", STAGING, "lost+found"];
 
 /// Where the facts are put together before they replace the earlier ones.
 const STAGING: &str = "staging";
@@ -43,6 +59,167 @@ pub struct Copied {
     pub rotten: Vec<Digest>,
 }
 
+/// Why a backup was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    #[error(
+        "{} is the registry's own directory, or one lies in the other: choose another one",
+        .0.display()
+    )]
+    Own(PathBuf),
+    #[error(
+        "{} holds something that is no backup: choose an empty directory, or that of an earlier \
+         backup",
+        .0.display()
+    )]
+    Foreign(PathBuf),
+    #[error(
+        "{} holds the backup of another registry: choose another directory, or empty this one",
+        .0.display()
+    )]
+    Another(PathBuf),
+    #[error("{} is in use by another backup or registry", .0.display())]
+    Busy(PathBuf),
+    #[error("cannot {what} {}: {source}", .path.display())]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("the copy of the records cannot be used: {0}")]
+    Records(#[from] sqlite::OpenError),
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+impl From<RecordsError> for BackupError {
+    fn from(error: RecordsError) -> Self {
+        Self::Content(error.into())
+    }
+}
+
+/// Makes a registry's directory of one that held a backup, durably: what is pushed from now on must
+/// not be written over by the next backup. Blocks.
+///
+/// # Errors
+/// When the mark cannot be removed.
+pub fn adopt(root: &Path) -> io::Result<()> {
+    match fs::remove_file(root.join(MARKER)) {
+        Ok(()) => {
+            tracing::warn!("this directory held a backup: it is a registry's own from now on");
+            File::open(root)?.sync_all()
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A directory that may be written to, and its lock.
+struct Target {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Target {
+    /// Creates the directory if it is not there, for its owner alone, and looks whether it may be
+    /// written to. `root` is the store's own. Blocks.
+    fn open(root: &Path, path: &Path) -> Result<Self, BackupError> {
+        let failed = |what| {
+            let path = path.to_owned();
+            move |source| BackupError::Io { what, path, source }
+        };
+        // Before anything is made: a directory in the store would be.
+        let resolve = |path: &Path| resolve(path).map_err(failed("resolve"));
+        let (inside, own) = (resolve(path)?, resolve(root)?);
+        if inside.starts_with(&own) || own.starts_with(&inside) {
+            return Err(BackupError::Own(path.to_owned()));
+        }
+        private_directory(path).map_err(failed("create"))?;
+        let lock = private().write(true).truncate(false).open(path.join("lock"));
+        let lock = lock.map_err(failed("lock"))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(BackupError::Busy(path.to_owned())),
+            Err(errno) => return Err(failed("lock")(errno.into())),
+        }
+        if !path.join(MARKER).exists() {
+            for entry in list(path).map_err(failed("list"))? {
+                let known = NO_CONTENT.iter().any(|name| entry.file_name() == Some(name.as_ref()));
+                if !known {
+                    // The lock is all that was made, and says nothing.
+                    return Err(BackupError::Foreign(path.to_owned()));
+                }
+            }
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.path.join(STAGING)
+    }
+
+    /// Blocks.
+    fn clear_staging(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.staging()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        private_directory(&self.staging())
+    }
+
+    /// Marks the directory as the backup of the records that lie in the staging directory; refuses
+    /// when it is another registry's. Durable. Blocks.
+    fn mark(&self) -> Result<(), BackupError> {
+        let facts = self.staging().join(DATABASE);
+        let failed = |source| BackupError::Io { what: "mark", path: self.path.clone(), source };
+        let owner_only = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(&facts, owner_only).map_err(failed)?;
+        let identity = sqlite::inspect(&facts)?;
+        let text = format!("{MARKER_HEAD}\n{identity}\n");
+        let marker = self.path.join(MARKER);
+        match fs::read_to_string(&marker) {
+            Ok(found) if found == text => return Ok(()),
+            // An empty one is what a power cut leaves of the first backup.
+            Ok(found) if !found.is_empty() => return Err(BackupError::Another(self.path.clone())),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let write = || {
+            let mut file = private().write(true).truncate(true).open(&marker)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().map_err(failed)
+    }
+}
+
+/// The path without links, of what need not be there yet.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+                return Err(error);
+            };
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(resolve(parent)?.join(name))
+        }
+        other => other,
+    }
+}
+
+/// Images are no other local user's business. A directory that is there keeps its mode.
+fn private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn private() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.create(true).mode(0o600);
+    options
+}
+
 /// Copies everything into `target`, durably.
 ///
 /// # Errors
@@ -52,20 +229,17 @@ pub async fn backup(
     collector: &Collector,
     target: &Path,
     mut progress: impl FnMut(&Copied),
-) -> Result<Copied, ContentError> {
+) -> Result<Copied, BackupError> {
     let _held = collector.hold().await;
-    let staging = target.join(STAGING);
-    let prepare = staging.clone();
-    blocking(move || {
-        match fs::remove_dir_all(&prepare) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        fs::create_dir_all(&prepare)
-    })
-    .await?
-    .map_err(|source| failed("create the backup's directory", source))?;
-    content.records.backup(&staging).await?;
+    let (root, place) = (content.disk.root().to_owned(), target.to_owned());
+    let target = Arc::new(blocking(move || Target::open(&root, &place)).await??);
+    let own = Arc::clone(&target);
+    blocking(move || own.clear_staging())
+        .await?
+        .map_err(|source| failed("create the backup's directory", source))?;
+    content.records.backup(&target.staging()).await?;
+    let own = Arc::clone(&target);
+    blocking(move || own.mark()).await??;
 
     let mut copied = Copied::default();
     let mut names = HashSet::new();
@@ -86,12 +260,11 @@ pub async fn backup(
                 }
             }
             names.insert(blob.digest.clone());
-            copy_one(content, blob, target, &mut copied).await?;
+            copy_one(content, blob, target.path(), &mut copied).await?;
             progress(&copied);
         }
     }
-    let root = target.to_owned();
-    blocking(move || finish(&root, &names))
+    blocking(move || finish(target.path(), &names))
         .await?
         .map_err(|source| failed("finish the backup", source))?;
     Ok(copied)
@@ -135,34 +308,22 @@ fn blob_path(root: &Path, digest: &Digest) -> PathBuf {
     root.join("blobs").join(digest.algorithm().as_str()).join(&hex[..2]).join(hex)
 }
 
-/// Copies one blob, checked and durable, unless the target has it with the right length.
+/// Copies one blob, checked and durable, unless the target has it whole.
 fn copy_blob(source: &Path, root: &Path, digest: &Digest, size: u64) -> io::Result<Outcome> {
     let path = blob_path(root, digest);
-    if fs::metadata(&path).is_ok_and(|meta| meta.len() == size) {
+    if is_whole(&path, digest, size)? {
         return Ok(Outcome::Kept);
     }
-    let from = match File::open(source) {
+    let from = match open_regular(source) {
         Ok(from) => from,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Rotten),
         Err(error) => return Err(error),
     };
     let directory = path.parent().unwrap_or(root);
-    fs::create_dir_all(directory)?;
+    private_directory(directory)?;
     let partial = path.with_extension("partial");
-    let mut to = File::create(&partial)?;
-    let mut hasher = Hasher::new(digest.algorithm());
-    let mut buffer = vec![0; COPY_BYTES];
-    let mut at = 0;
-    loop {
-        let got = from.read_at(&mut buffer, at)?;
-        if got == 0 {
-            break;
-        }
-        hasher.update(&buffer[..got]);
-        to.write_all(&buffer[..got])?;
-        at += got as u64;
-    }
-    if hasher.finish() != *digest {
+    let mut to = private().write(true).truncate(true).open(&partial)?;
+    if hash(&from, digest.algorithm(), |bytes| to.write_all(bytes))? != *digest {
         fs::remove_file(&partial)?;
         return Ok(Outcome::Rotten);
     }
@@ -170,6 +331,43 @@ fn copy_blob(source: &Path, root: &Path, digest: &Digest, size: u64) -> io::Resu
     fs::rename(&partial, &path)?;
     File::open(directory)?.sync_all()?;
     Ok(Outcome::Copied)
+}
+
+/// Whether a blob lies at `path`, every byte of it: one that has rotted there is copied again.
+fn is_whole(path: &Path, digest: &Digest, size: u64) -> io::Result<bool> {
+    let file = match open_regular(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    if file.metadata()?.len() != size {
+        return Ok(false);
+    }
+    if fail_point!("backup-read-again", off) {
+        return Ok(true);
+    }
+    // What cannot be read is as good as rotten here.
+    Ok(hash(&file, digest.algorithm(), |_| Ok(())).is_ok_and(|found| found == *digest))
+}
+
+/// Reads a file to its end, hands every piece on, and leaves the memory to what clients pull.
+fn hash(
+    file: &File,
+    algorithm: Algorithm,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Digest> {
+    let mut hasher = Hasher::new(algorithm);
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut at = 0;
+    loop {
+        let got = file.read_at(&mut buffer, at)?;
+        if got == 0 {
+            return Ok(hasher.finish());
+        }
+        hasher.update(&buffer[..got]);
+        each(&buffer[..got])?;
+        at += got as u64;
+    }
 }
 
 /// Puts the new facts in the place of the earlier ones, then drops blobs that they do not name.
@@ -219,8 +417,10 @@ fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 /// Why a backup was not restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
-    #[error("{} is not a backup: it has no {DATABASE}", .0.display())]
-    NotABackup(PathBuf),
+    #[error("{} is not a backup, or one that was cut short: it has no {what}", .path.display())]
+    NotABackup { path: PathBuf, what: &'static str },
+    #[error("the records of the backup cannot be used: {0}")]
+    Records(#[from] sqlite::OpenError),
     #[error("{} holds a registry already; restore into an empty directory", .0.display())]
     NotEmpty(PathBuf),
     #[error("the backup could not be copied: {0}")]
@@ -238,9 +438,13 @@ pub fn restore(
     mut progress: impl FnMut(&Copied),
 ) -> Result<Copied, RestoreError> {
     let (from, to) = (source.join(DATABASE), disk.root().join(DATABASE));
-    if !from.exists() {
-        return Err(RestoreError::NotABackup(source.to_owned()));
+    for what in [MARKER, DATABASE] {
+        if !source.join(what).exists() {
+            return Err(RestoreError::NotABackup { path: source.to_owned(), what });
+        }
     }
+    // Before anything is copied: an empty or a garbled one would be an empty registry.
+    sqlite::inspect(&from)?;
     if to.exists() {
         return Err(RestoreError::NotEmpty(disk.root().to_owned()));
     }
@@ -265,6 +469,7 @@ pub fn restore(
     sync_tree(disk.root())?;
     let partial = disk.root().join("registry.db.partial");
     fs::copy(&from, &partial)?;
+    sqlite::inspect(&partial)?;
     File::open(&partial)?.sync_all()?;
     fs::rename(&partial, &to)?;
     File::open(disk.root())?.sync_all()?;

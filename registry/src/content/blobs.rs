@@ -7,8 +7,9 @@ use std::sync::Arc;
 use shared::{Digest, RepoName};
 
 use super::{Content, ContentError, DeleteError, blocking};
+use crate::failpoint::fail_point;
 use crate::records::RepoBlob;
-use crate::store::StoreError;
+use crate::store::{Rotten, StoreError};
 
 /// A blob that is open for reading. The file stays readable when the blob is removed meanwhile.
 #[derive(Debug)]
@@ -54,17 +55,31 @@ impl Content {
         // publish it again.
         for _ in 0..2 {
             let Some(blob) = self.records.find_blob(repo, digest).await? else { return Ok(None) };
-            let (disk, name) = (Arc::clone(&self.disk), digest.clone());
-            match blocking(move || disk.open_blob(&name)).await? {
-                Ok(file) => return Ok(Some(OpenBlob { file, blob })),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => {
-                    return Err(StoreError::Io { what: "open the blob", source }.into());
-                }
+            let rotten = match self.open_file(digest).await? {
+                Ok(file) => match file.metadata().map_err(unreadable)?.len() {
+                    length if length == blob.size() => return Ok(Some(OpenBlob { file, blob })),
+                    // Sent as it is it would be a short answer, or an endless one.
+                    length => Rotten::Length(length),
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Rotten::Absent,
+                Err(source) => return Err(unreadable(source).into()),
+            };
+            if self.meet_rot(repo, digest, blob.size(), rotten).await {
+                return Ok(None);
             }
         }
-        tracing::error!(%repo, %digest, "a linked blob has no file; run `registry fsck`");
         Ok(None)
+    }
+
+    /// What is at hand is opened here: the pool may be full of those who wait for the disk.
+    async fn open_file(&self, digest: &Digest) -> Result<io::Result<File>, ContentError> {
+        if let Some(file) = self.disk.open_blob_in_memory(digest)
+            && !fail_point!("open-in-memory", off)
+        {
+            return Ok(Ok(file));
+        }
+        let (disk, name) = (Arc::clone(&self.disk), digest.clone());
+        blocking(move || disk.open_blob(&name)).await
     }
 
     /// Links a blob of another repository (of any, without `from`) to `to`, durably. `None`: not
@@ -94,4 +109,8 @@ impl Content {
             Err(DeleteError::Unknown)
         }
     }
+}
+
+fn unreadable(source: io::Error) -> StoreError {
+    StoreError::Io { what: "open the blob", source }
 }

@@ -18,9 +18,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use shared::{Digest, RepoName};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Content, ContentError, blocking, run_to_end};
+use super::{Content, ContentError, blocking, run_to_end, slow};
 use crate::failpoint::fail_point;
-use crate::records::{BlobState, GcTime, ReviewScope};
+use crate::records::{GcTime, ReviewScope};
 use crate::store::SHARDS;
 
 /// Reviews settled in one change. A change this long takes a few milliseconds of the writer.
@@ -105,13 +105,11 @@ pub struct Collector {
     /// One round at a time; a backup holds it, so that what it found stays.
     turn: Mutex<()>,
     totals: Totals,
-    started: SystemTime,
 }
 
 impl Collector {
     pub fn new(content: Content, settings: Settings) -> Self {
-        let started = SystemTime::now();
-        Self { content, settings, turn: Mutex::new(()), totals: Totals::default(), started }
+        Self { content, settings, turn: Mutex::new(()), totals: Totals::default() }
     }
 
     pub fn settings(&self) -> Settings {
@@ -148,6 +146,11 @@ impl Collector {
 
     async fn round(&self) {
         let began = Instant::now();
+        if self.content.take_stray()
+            && let Err(error) = self.sweep().await
+        {
+            tracing::warn!(%error, "could not look for files that a failure left behind");
+        }
         let finished = self.finish_interrupted().await;
         let collected = match finished {
             Ok(()) => self.collect(self.settings.grace, false).await,
@@ -182,6 +185,9 @@ impl Collector {
         // A link that goes queues its blob, and the review of a blob that went is still queued: the
         // next pass finds both.
         while self.pass(grace, all, &mut collected).await? {}
+        if collected.unlinked > 0 || all {
+            self.content.records.forget_repositories().await?;
+        }
         Ok(collected)
     }
 
@@ -260,7 +266,7 @@ impl Collector {
             }
             fail_point!("collect-begun");
             let (disk, name) = (Arc::clone(&content.disk), digest.clone());
-            blocking(move || disk.remove_blob(&name)).await??;
+            slow(move || disk.remove_blob(&name)).await??;
             fail_point!("collect-unlinked");
             content.records.end_removal(&digest).await?;
             fail_point!("collect-ended");
@@ -287,7 +293,8 @@ impl Collector {
     }
 
     /// Looks once through all files for those that no record knows: a crash between the rename of
-    /// a published file and its record leaves one, and no event would ever lead to it.
+    /// a published file and its record leaves one, or a commit that failed, and no event would ever
+    /// lead to it.
     ///
     /// # Errors
     /// When records or disk fail; the next start begins again.
@@ -295,7 +302,7 @@ impl Collector {
         for shard in 0..SHARDS {
             for (digest, bytes) in self.unknown_files(shard).await? {
                 if self.remove_unknown(digest.clone()).await? {
-                    tracing::info!(%digest, bytes, "removed a file that a crash had left");
+                    tracing::info!(%digest, bytes, "removed a file that a crash or a failure had left");
                     self.totals.swept.inc();
                 }
             }
@@ -304,20 +311,17 @@ impl Collector {
         Ok(self.content.records.sweep_done().await?)
     }
 
-    /// Files of a shard that no record knows, older than this process.
+    /// Files of a shard that no record knows, or not yet: [`Self::remove_unknown`] finds out.
     async fn unknown_files(&self, shard: usize) -> Result<Vec<(Digest, u64)>, ContentError> {
         let disk = Arc::clone(&self.content.disk);
         let found = blocking(move || disk.list_shard(shard)).await?;
         let found = found
             .map_err(|source| crate::store::StoreError::Io { what: "list the blobs", source })?;
-        let old: Vec<(Digest, u64)> = found
-            .into_iter()
-            .filter(|file| file.modified < self.started)
-            .filter_map(|file| Some((file.digest?, file.bytes)))
-            .collect();
-        let digests: Vec<Digest> = old.iter().map(|(digest, _)| digest.clone()).collect();
+        let files: Vec<(Digest, u64)> =
+            found.into_iter().filter_map(|file| Some((file.digest?, file.bytes))).collect();
+        let digests: Vec<Digest> = files.iter().map(|(digest, _)| digest.clone()).collect();
         let known = self.content.records.find_blobs(&digests).await?;
-        Ok(old
+        Ok(files
             .into_iter()
             .zip(known)
             .filter(|(_, known)| known.is_none())
@@ -414,49 +418,6 @@ impl Collector {
                 return Ok(total);
             }
         }
-    }
-
-    /// Takes a rotten blob out of service. False: it is sound, or gone, by now.
-    ///
-    /// # Errors
-    /// When the records fail.
-    pub async fn quarantine(&self, digest: &Digest, size: u64) -> Result<bool, ContentError> {
-        self.with_rotten(digest, size, true).await
-    }
-
-    /// Whether a blob is rotten still, with nobody publishing or removing it at this moment.
-    ///
-    /// # Errors
-    /// When the records fail.
-    pub async fn is_rotten(&self, digest: &Digest, size: u64) -> Result<bool, ContentError> {
-        self.with_rotten(digest, size, false).await
-    }
-
-    async fn with_rotten(
-        &self,
-        digest: &Digest,
-        size: u64,
-        quarantine: bool,
-    ) -> Result<bool, ContentError> {
-        let (content, digest) = (self.content.clone(), digest.clone());
-        run_to_end(async move {
-            let _guard = content.locks.lock(&digest).await;
-            let known = content.records.find_blobs(std::slice::from_ref(&digest)).await?;
-            let live = matches!(known.first(), Some(Some(b)) if b.state == BlobState::Live);
-            if !live {
-                return Ok(false);
-            }
-            let (disk, name) = (Arc::clone(&content.disk), digest.clone());
-            let again = blocking(move || disk.verify_blob(&name, size, |_| true)).await?;
-            if !matches!(again, Ok(Some(_))) {
-                return Ok(false);
-            }
-            if quarantine {
-                content.records.quarantine(&digest).await?;
-            }
-            Ok(true)
-        })
-        .await
     }
 }
 

@@ -197,9 +197,9 @@ impl Check<'_> {
             }
         };
         let confirmed = if self.options.repair {
-            self.collector.quarantine(digest, blob.size).await?
+            self.content.quarantine(digest, blob.size).await?
         } else {
-            self.collector.is_rotten(digest, blob.size).await?
+            self.content.is_rotten(digest, blob.size).await?
         };
         if !confirmed {
             return Ok(());

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use prometheus_client::metrics::counter::Counter;
 use shared::{Algorithm, Digest, Reference, RepoName, Tag};
 
-use super::check::check;
-use super::{Content, ContentError, InvalidManifest};
+use super::check::{Checked, check};
+use super::{Content, ContentError, InvalidManifest, slow};
+use crate::failpoint::fail_point;
 use crate::records::{Page, PutManifest, PutManifestError, StoredManifest};
 
 /// Why a manifest was not stored.
@@ -44,6 +45,25 @@ pub struct Pushed {
     pub subject: Option<Digest>,
 }
 
+/// Up to here a manifest is read where it arrives, in less time than it takes to have it done
+/// elsewhere.
+const INLINE_BYTES: usize = 32 << 10;
+
+fn read_manifest(
+    algorithm: Algorithm,
+    named: Option<&Digest>,
+    content_type: Option<&str>,
+    bytes: &[u8],
+) -> Result<(Digest, Checked), PushError> {
+    fail_point!("manifest-read");
+    let digest = Digest::of(algorithm, bytes);
+    if named.is_some_and(|named| *named != digest) {
+        return Err(PushError::DigestMismatch { actual: digest });
+    }
+    let checked = check(content_type, bytes, &digest)?;
+    Ok((digest, checked))
+}
+
 impl Content {
     /// Stores a manifest under `reference` and `tags`: one change, durable when this returns.
     ///
@@ -65,15 +85,22 @@ impl Content {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => Algorithm::Sha256,
         };
-        let digest = Digest::of(algorithm, &bytes);
-        match reference {
-            Reference::Digest(named) if *named != digest => {
-                return Err(PushError::DigestMismatch { actual: digest });
+        let named = match reference {
+            Reference::Digest(digest) => Some(digest.clone()),
+            Reference::Tag(tag) => {
+                tags.push(tag.clone());
+                None
             }
-            Reference::Digest(_) => {}
-            Reference::Tag(tag) => tags.push(tag.clone()),
-        }
-        let checked = check(content_type, &bytes, &digest)?;
+        };
+        let content_type = content_type.map(str::to_owned);
+        let (size, read) = (bytes.len(), bytes.clone());
+        let read = move || read_manifest(algorithm, named.as_ref(), content_type.as_deref(), &read);
+        // The largest ones take a worker's time for everybody on it.
+        let (digest, checked) = if size > INLINE_BYTES && !fail_point!("read-on-pool", off) {
+            slow(read).await??
+        } else {
+            read()?
+        };
         let subject = checked.referrer.as_ref().map(|referrer| referrer.subject.clone());
         let push = PutManifest {
             repo: repo.clone(),

@@ -11,14 +11,19 @@ pub mod fsck;
 mod locks;
 mod manifests;
 mod referrers;
+pub mod rot;
 pub mod scrub;
 mod sessions;
 mod uploads;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use shared::{Digest, RepoName};
+use tokio::sync::Semaphore;
 
+use crate::failpoint::fail_point;
 use crate::records::{Missing, Records, RecordsError};
 use crate::store::{Disk, SessionId, StoreError};
 
@@ -62,6 +67,18 @@ pub enum ContentError {
     Task,
 }
 
+/// What went wrong and is not over.
+#[derive(Debug, Default)]
+struct Health {
+    /// Somebody tries a change, to find out whether the records work again.
+    probing: AtomicBool,
+    /// A file may lie about that no record knows.
+    stray: AtomicBool,
+}
+
+/// Time from one try to the next.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
 /// The content of one registry. Cheap to clone.
 #[derive(Clone)]
 pub struct Content {
@@ -70,6 +87,8 @@ pub struct Content {
     pub(crate) locks: Arc<DigestLocks>,
     sessions: Arc<sessions::Sessions>,
     cache: Arc<manifests::Cache>,
+    rot: Arc<rot::Totals>,
+    health: Arc<Health>,
     policy: Policy,
 }
 
@@ -87,6 +106,8 @@ impl Content {
             records,
             locks: Arc::default(),
             cache: Arc::default(),
+            rot: Arc::default(),
+            health: Arc::default(),
             policy,
         }
     }
@@ -104,6 +125,11 @@ impl Content {
         &self.cache.totals
     }
 
+    /// What pulls found rotten.
+    pub fn rot(&self) -> &rot::Totals {
+        &self.rot
+    }
+
     /// How uploads ended.
     pub fn upload_outcomes(&self) -> &UploadOutcomes {
         self.sessions.outcomes()
@@ -119,6 +145,30 @@ impl Content {
             return Some(why.to_owned());
         }
         (!self.records.is_writable()).then(|| RecordsError::ReadOnly.to_string())
+    }
+
+    /// Whether the last change could not be written, for the readiness probe. Has another one tried,
+    /// in the background: nobody pushes to what is not ready.
+    pub fn is_failing(&self) -> bool {
+        if !self.records.is_failing() {
+            return false;
+        }
+        if !self.health.probing.swap(true, Ordering::AcqRel) {
+            let this = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = this.records.probe().await {
+                    tracing::warn!(%error, "the records cannot be written yet");
+                }
+                tokio::time::sleep(PROBE_PAUSE).await;
+                this.health.probing.store(false, Ordering::Release);
+            });
+        }
+        true
+    }
+
+    /// Whether a sweep is owed, from now on not any more.
+    fn take_stray(&self) -> bool {
+        self.health.stray.swap(false, Ordering::AcqRel)
     }
 
     fn writable(&self) -> Result<(), ContentError> {
@@ -166,14 +216,16 @@ impl Content {
     ) -> Result<(), ContentError> {
         let _guard = self.locks.lock(digest).await;
         let (disk, name) = (Arc::clone(&self.disk), digest.clone());
-        if let Err(error) = blocking(move || disk.publish(&id, &name)).await? {
+        if let Err(error) = slow(move || disk.publish(&id, &name)).await? {
             self.remove_if_unrecorded(digest).await;
             return Err(error.into());
         }
         let linked = self.records.link_published(repo, digest, size).await;
         // Only where it is certain that nothing was recorded: after a failed sync of the log the
-        // record may be there at the next start.
-        if let Err(RecordsError::Full) = linked {
+        // record may be there at the next start, which sweeps.
+        if let Err(RecordsError::Full | RecordsError::Failed(_)) = linked
+            && !fail_point!("remove-unrecorded", off)
+        {
             self.remove_if_unrecorded(digest).await;
         }
         Ok(linked?)
@@ -183,14 +235,43 @@ impl Content {
     /// would keep a full disk full. Call under the digest's lock.
     async fn remove_if_unrecorded(&self, digest: &Digest) {
         let known = self.records.find_blobs(std::slice::from_ref(digest)).await;
-        if let Ok([None]) = known.as_deref() {
-            let (disk, name) = (Arc::clone(&self.disk), digest.clone());
-            let removed = blocking(move || disk.remove_blob(&name)).await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(%digest, %error, "could not give back an unrecorded blob's space");
+        let removed = match known.as_deref() {
+            Ok([None]) => {
+                let (disk, name) = (Arc::clone(&self.disk), digest.clone());
+                slow(move || disk.remove_blob(&name)).await.and_then(|removed| Ok(removed?))
             }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.clone().into()),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(%digest, %error, "an unrecorded blob's space comes back later");
+            self.health.stray.store(true, Ordering::Release);
         }
     }
+}
+
+/// Threads of one worker's pool that may wait for the disk at once. The others are left to those who
+/// read: a disk that takes seconds for a sync must not hold up what is in memory.
+const SLOW_MAX: usize = 32;
+
+/// The same for what may take long: writing, syncing, large manifests.
+async fn slow<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ContentError> {
+    // One per worker, as the pool is.
+    thread_local! {
+        static PLACES: Arc<Semaphore> = Arc::new(Semaphore::new(SLOW_MAX));
+    }
+    if fail_point!("slow-places", off) {
+        return blocking(work).await;
+    }
+    let places = PLACES.with(Arc::clone);
+    let place = places.acquire_owned().await.map_err(|_| ContentError::Task)?;
+    blocking(move || {
+        let _place = place;
+        work()
+    })
+    .await
 }
 
 /// Runs `work` on the pool for blocking calls.

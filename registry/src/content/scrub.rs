@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::collect::{Collector, unix_seconds};
+use super::collect::unix_seconds;
 use super::{Content, ContentError, blocking};
 use crate::records::{BlobRecord, BlobState, ScrubProgress};
 
@@ -54,7 +54,6 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct Scrub {
     content: Content,
-    collector: Arc<Collector>,
     settings: Settings,
     totals: Totals,
     /// Ends the read under way: a runtime that ends waits for its blocking threads.
@@ -62,9 +61,9 @@ pub struct Scrub {
 }
 
 impl Scrub {
-    pub fn new(content: Content, collector: Arc<Collector>, settings: Settings) -> Self {
+    pub fn new(content: Content, settings: Settings) -> Self {
         let (totals, stopped) = (Totals::default(), Arc::default());
-        Self { content, collector, settings, totals, stopped }
+        Self { content, settings, totals, stopped }
     }
 
     pub fn totals(&self) -> &Totals {
@@ -164,7 +163,7 @@ impl Scrub {
         match verified {
             Ok(None) => {}
             Ok(Some(rotten)) => {
-                if self.collector.quarantine(&blob.digest, blob.size).await? {
+                if self.content.quarantine(&blob.digest, blob.size).await? {
                     self.totals.rotten.inc();
                     tracing::error!(
                         digest = %blob.digest,
@@ -194,7 +193,7 @@ mod tests {
     use shared::Digest;
 
     use super::*;
-    use crate::content::{Policy, collect};
+    use crate::content::Policy;
     use crate::records::Missing;
     use crate::records::sqlite::{self, SqliteRecords};
     use crate::store::{self, Disk};
@@ -208,9 +207,8 @@ mod tests {
     }
 
     fn scrub(content: &Content) -> Scrub {
-        let collector = Arc::new(Collector::new(content.clone(), collect::Settings::default()));
         let interval = Duration::from_secs(3600);
-        Scrub::new(content.clone(), collector, Settings { rate: u64::MAX, interval })
+        Scrub::new(content.clone(), Settings { rate: u64::MAX, interval })
     }
 
     /// A blob whose bytes are not its digest's.

@@ -4,7 +4,7 @@
 //! of the offset to the end of the request, so that a late append cannot land in a blob that was
 //! already verified.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,11 +15,16 @@ use prometheus_client::metrics::family::Family;
 use shared::{Algorithm, RepoName};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::{Content, ContentError, blocking};
+use super::{Content, ContentError, blocking, slow};
+use crate::failpoint::fail_point;
 use crate::store::{Checkpoint, Disk, Session, SessionId};
 
 /// Open uploads at once. Each is two files and a few hundred bytes of memory.
 const SESSIONS_MAX: usize = 65_536;
+
+/// Bytes up to which an upload gives way to a new one when there are too many: little is lost with
+/// it, and one client could keep everybody else out otherwise.
+const GIVES_WAY_BYTES: u64 = 64 << 10;
 
 /// How long a request waits for the one before it on the same session: a client that lost its
 /// connection comes back before the server has noticed.
@@ -38,7 +43,7 @@ pub enum SessionError {
         offset: u64,
     },
     /// Too many uploads are open.
-    #[error("{SESSIONS_MAX} uploads are open already")]
+    #[error("too many uploads are open already")]
     TooMany,
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -87,11 +92,20 @@ struct Open {
     session: Arc<AsyncMutex<Session>>,
 }
 
+impl Open {
+    fn gives_way(&self) -> bool {
+        self.offset.load(Ordering::Acquire) <= GIVES_WAY_BYTES
+    }
+}
+
 /// The open uploads of one store.
 #[derive(Debug)]
 pub(super) struct Sessions {
     disk: Arc<Disk>,
     open: Mutex<HashMap<SessionId, Arc<Open>>>,
+    /// In the order in which they were started; some have ended since.
+    order: Mutex<VecDeque<SessionId>>,
+    max: usize,
     outcomes: UploadOutcomes,
 }
 
@@ -102,7 +116,44 @@ impl Sessions {
         for outcome in [Outcome::Completed, Outcome::Cancelled, Outcome::Expired, Outcome::Failed] {
             drop(outcomes.get_or_create(&outcome.label()));
         }
-        Self { disk, open: Mutex::default(), outcomes }
+        Self {
+            disk,
+            open: Mutex::default(),
+            order: Mutex::default(),
+            max: if fail_point!("many-uploads", off) { 8 } else { SESSIONS_MAX },
+            outcomes,
+        }
+    }
+
+    fn order(&self) -> MutexGuard<'_, VecDeque<SessionId>> {
+        self.order.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an upload was started just now.
+    fn started(&self, id: SessionId) {
+        let mut order = self.order();
+        order.push_back(id);
+        if order.len() > self.max.saturating_mul(2) {
+            let open = self.map();
+            order.retain(|id| open.get(id).is_some_and(|open| open.gives_way()));
+        }
+    }
+
+    /// The oldest upload that may give way and that nobody writes to, and the right to write to it.
+    fn oldest(&self) -> Option<(SessionId, OwnedMutexGuard<Session>)> {
+        let mut order = self.order();
+        for _ in 0..order.len() {
+            let id = order.pop_front()?;
+            let Some(open) = self.map().get(&id).cloned() else { continue };
+            if !open.gives_way() {
+                continue;
+            }
+            match Arc::clone(&open.session).try_lock_owned() {
+                Ok(session) => return Some((id, session)),
+                Err(_) => order.push_back(id),
+            }
+        }
+        None
     }
 
     pub(super) fn outcomes(&self) -> &UploadOutcomes {
@@ -202,6 +253,14 @@ impl Writer {
         result
     }
 
+    /// Saves how far it has come. Blocks.
+    pub(super) fn pause(mut self) {
+        if !self.cancelled() {
+            save(&self.sessions.disk, self.open.id, &mut self.session);
+        }
+        self.finished = true;
+    }
+
     /// Ends the session and removes what is left of its files. Blocks.
     pub(super) fn finish(mut self, outcome: Outcome) {
         self.finished = true;
@@ -210,16 +269,33 @@ impl Writer {
 }
 
 impl Drop for Writer {
+    /// In the middle of a broken request too: what is saved lets a restarted process go on where it
+    /// was.
     fn drop(&mut self) {
         if self.finished || self.cancelled() {
             return;
         }
-        // One small write into the page cache: also in the middle of a broken request this is
-        // what lets a restarted process go on where it was.
-        let disk = Arc::clone(&self.sessions.disk);
-        if let Err(error) = self.session.pause(&disk) {
-            tracing::warn!(upload = %self.open.id, %error, "could not save an upload's state");
-        }
+        let runtime = tokio::runtime::Handle::try_current();
+        let (Ok(runtime), false) = (runtime, self.session.is_saved()) else {
+            return save(&self.sessions.disk, self.open.id, &mut self.session);
+        };
+        // Shortening and writing files is no work for whoever drops this, an async worker mostly.
+        let (disk, open) = (Arc::clone(&self.sessions.disk), Arc::clone(&self.open));
+        runtime.spawn(async move {
+            let mut session = Arc::clone(&open.session).lock_owned().await;
+            if !open.cancelled.load(Ordering::Acquire) {
+                let _ = slow(move || save(&disk, open.id, &mut session)).await;
+            }
+        });
+    }
+}
+
+fn save(disk: &Disk, id: SessionId, session: &mut Session) {
+    if !session.is_saved() {
+        fail_point!("upload-save");
+    }
+    if let Err(error) = session.pause(disk) {
+        tracing::warn!(upload = %id, %error, "could not save an upload's state");
     }
 }
 
@@ -234,13 +310,43 @@ impl Content {
         algorithm: Algorithm,
     ) -> Result<Writer, SessionError> {
         self.writable()?;
-        if self.sessions.map().len() >= SESSIONS_MAX {
+        if self.open_uploads() >= self.sessions.max && !self.make_room().await? {
             return Err(SessionError::TooMany);
         }
         let (disk, name) = (Arc::clone(&self.disk), repo.clone());
         let session = blocking(move || disk.create_session(&name, algorithm)).await?;
         let open = self.sessions.remember(session.map_err(ContentError::from)?);
+        self.sessions.started(open.id);
         self.writer(open).await
+    }
+
+    /// Ends an upload in favour of a new one; false if there is none to end.
+    async fn make_room(&self) -> Result<bool, ContentError> {
+        if fail_point!("upload-gives-way", off) {
+            return Ok(false);
+        }
+        let sessions = Arc::clone(&self.sessions);
+        blocking(move || {
+            let Some((id, _held)) = sessions.oldest() else { return false };
+            sessions.forget(&id, Outcome::Expired);
+            tracing::debug!(upload = %id, "the oldest empty upload gave way to a new one");
+            true
+        })
+        .await
+    }
+
+    /// Ends the writing for now: the upload can be gone on with. Gives the bytes received.
+    ///
+    /// # Errors
+    /// When our own task fails.
+    pub async fn pause_upload(&self, writer: Writer) -> Result<u64, ContentError> {
+        let offset = writer.offset();
+        if fail_point!("save-on-pool", off) {
+            writer.pause();
+            return Ok(offset);
+        }
+        slow(move || writer.pause()).await?;
+        Ok(offset)
     }
 
     /// The right to write to an upload.

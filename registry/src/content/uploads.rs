@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt as _};
 use shared::Digest;
 
 use super::sessions::Outcome;
-use super::{Content, ContentError, Writer, blocking};
+use super::{Content, ContentError, Writer, blocking, slow};
 use crate::failpoint::fail_point;
 use crate::store::{Block, Disk, Session, StoreError, timed};
 
@@ -136,7 +136,7 @@ impl Content {
             result.map_err(ReceiveError::Body)?;
             let left = length.map(|length| length.saturating_sub(received));
             let reader = Arc::clone(&reader);
-            let taken = blocking(move || take_turn(writer, &reader, held, left)).await?;
+            let taken = slow(move || take_turn(writer, &reader, held, left)).await?;
             (writer, turn) = taken.map_err(ContentError::from)?;
             received += turn.bytes;
             if writer.cancelled() {
@@ -164,7 +164,7 @@ impl Content {
     /// See [`FinishError`].
     pub async fn finish_upload(&self, writer: Writer, digest: &Digest) -> Result<u64, FinishError> {
         let algorithm = digest.algorithm();
-        let (writer, synced) = blocking(move || {
+        let (writer, synced) = slow(move || {
             let mut writer = writer;
             let synced = writer.with(|disk, session| {
                 timed(&disk.timings().sync, || session.sync(disk, algorithm))
@@ -283,7 +283,7 @@ async fn wait<E>(
 }
 
 async fn append_held(writer: Writer, block: Block) -> Result<Writer, ContentError> {
-    let appended = blocking(move || {
+    let appended = slow(move || {
         let (mut writer, mut block) = (writer, block);
         match writer.with(|disk, session| append(disk, session, &mut block)) {
             Ok(()) => {

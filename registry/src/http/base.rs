@@ -1,18 +1,15 @@
 //! The support probe (end-1), and what is not the specification's: health and metrics.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 
+use super::Call;
 use super::body::Body;
 use super::respond::{Finish as _, Reply, reply};
 use super::route::Probe;
-use super::{Call, State};
 use crate::observe::{Form, Gauges};
-use crate::records::Totals;
 
 pub(super) fn base() -> Reply {
     reply(StatusCode::OK)
@@ -34,7 +31,7 @@ pub(super) fn health(call: &Call, probe: Probe) -> Reply {
         Probe::Live => (StatusCode::OK, "ok"),
         Probe::Ready => match unready(call) {
             // Kubernetes' form of leaving a check out: pulls go on while writes fail.
-            Some(Unready::ReadOnly)
+            Some(Unready::ReadOnly | Unready::Failing)
                 if call.query("exclude").iter().any(|name| name == "writes") =>
             {
                 (StatusCode::OK, "ok")
@@ -54,6 +51,7 @@ pub(super) fn health(call: &Call, probe: Probe) -> Reply {
 enum Unready {
     Draining,
     ReadOnly,
+    Failing,
 }
 
 impl Unready {
@@ -61,6 +59,7 @@ impl Unready {
         match self {
             Self::Draining => "draining",
             Self::ReadOnly => "read-only: a write to the disk failed",
+            Self::Failing => "the last write to the records failed",
         }
     }
 }
@@ -69,7 +68,10 @@ fn unready(call: &Call) -> Option<Unready> {
     if call.state.draining.load(Ordering::Acquire) {
         return Some(Unready::Draining);
     }
-    call.content().writes_refused().map(|_| Unready::ReadOnly)
+    if call.content().writes_refused().is_some() {
+        return Some(Unready::ReadOnly);
+    }
+    call.content().is_failing().then_some(Unready::Failing)
 }
 
 /// The checks that fail, by name, as distribution tells them.
@@ -79,7 +81,7 @@ pub(super) fn checks(call: &Call) -> Reply {
         Some(why @ Unready::Draining) => {
             (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({ "server": why.word() }))
         }
-        Some(why @ Unready::ReadOnly) => {
+        Some(why @ (Unready::ReadOnly | Unready::Failing)) => {
             (StatusCode::SERVICE_UNAVAILABLE, serde_json::json!({ "storagedriver": why.word() }))
         }
     };
@@ -90,32 +92,16 @@ pub(super) fn checks(call: &Call) -> Reply {
         .into()
 }
 
-/// How old the count of what is stored may be: it reads every index once.
-const TOTALS_AGE: Duration = Duration::from_secs(60);
-
-/// How much is stored.
-async fn totals(state: &State) -> Totals {
-    let remembered = *state.totals.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((counted, totals)) = remembered
-        && counted.elapsed() < TOTALS_AGE
-    {
-        return totals;
-    }
-    let totals = state.content.records().totals().await.unwrap_or_default();
-    *state.totals.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), totals));
-    totals
-}
-
 pub(super) async fn metrics(call: &Call) -> Reply {
     let state = &call.state;
-    let waiting = state.content.records().waiting().await.unwrap_or_default();
+    let records = state.content.records();
     let form = Form::accepted(call.header(header::ACCEPT).unwrap_or_default());
     let gauges = Gauges {
         uploads_active: state.content.open_uploads(),
         disk_free_bytes: state.content.disk().free_bytes().unwrap_or(0),
         writable: state.content.writes_refused().is_none(),
-        waiting,
-        totals: totals(state).await,
+        waiting: state.waiting.get(records.waiting()).await,
+        totals: state.totals.get(records.totals()).await,
     };
     reply(StatusCode::OK)
         .insert_header((header::CONTENT_TYPE, form.content_type()))

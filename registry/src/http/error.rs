@@ -12,7 +12,7 @@ use crate::content::{
     ContentError, DeleteError, FinishError, PushError, ReceiveError, SessionError,
 };
 use crate::records::RecordsError;
-use crate::store::StoreError;
+use crate::store::{StoreError, is_out_of_descriptors};
 
 /// One entry of the body.
 #[derive(Debug)]
@@ -161,6 +161,11 @@ impl From<ContentError> for ApiError {
                 Self::unavailable("the registry is shutting down: try again")
             }
             ContentError::Store(StoreError::Gone) => Self::upload_unknown(),
+            ContentError::Store(StoreError::Io { source, .. })
+                if is_out_of_descriptors(&source) =>
+            {
+                Self::unavailable("the registry has too many open files at this moment: try again")
+            }
             ContentError::Store(StoreError::Io { what, source }) => {
                 tracing::error!(what, error = %source, "the store failed");
                 Self::internal()

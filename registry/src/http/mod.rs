@@ -21,19 +21,22 @@ mod tags;
 mod uploads;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{self, CONTENT_LENGTH, HeaderName, HeaderValue, USER_AGENT};
+use actix_web::http::header::{
+    self, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, USER_AGENT,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse};
 use shared::RepoName;
 
 use crate::content::Content;
-use crate::observe::{Exchange, Metrics};
-use crate::records::Totals;
+use crate::observe::{Counted, Exchange, Metrics};
+use crate::records::{Totals, Waiting};
 use body::Body;
 use error::ApiError;
 use incoming::Incoming;
@@ -56,9 +59,17 @@ pub struct State {
     requests: AtomicU64,
     /// Makes request ids of different processes differ.
     process: u32,
-    /// How much is stored, and when that was counted.
-    totals: Mutex<Option<(Instant, Totals)>>,
+    /// How much is stored.
+    totals: Counted<Totals>,
+    /// What waits for collection.
+    waiting: Counted<Waiting>,
 }
+
+/// How old the count of what is stored may be: it reads every index once.
+const TOTALS_AGE: Duration = Duration::from_secs(60);
+
+/// The same of what waits for collection: it reads the whole queue, which clients can make long.
+const WAITING_AGE: Duration = Duration::from_secs(10);
 
 /// What the configuration says about answers.
 #[derive(Clone, Debug)]
@@ -112,7 +123,8 @@ impl State {
             draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             process: std::process::id() ^ started_nanos(),
-            totals: Mutex::default(),
+            totals: Counted::every(TOTALS_AGE),
+            waiting: Counted::every(WAITING_AGE),
         }
     }
 
@@ -164,6 +176,10 @@ impl State {
 fn started_nanos() -> u32 {
     std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.subsec_nanos())
 }
+
+/// What is stored here came from strangers: a browser is to run none of it.
+const UNTRUSTED: [(HeaderName, &str); 2] =
+    [(X_CONTENT_TYPE_OPTIONS, "nosniff"), (CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox")];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -287,9 +303,16 @@ async fn dispatch(
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     }
     headers.insert(REQUEST_ID, respond::text_value(&id));
-    for (name, value) in &state.settings.headers {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            headers.append(name, value);
+    let configured = state.settings.headers.iter().filter_map(|(name, value)| {
+        Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?))
+    });
+    for (name, value) in configured.clone() {
+        headers.append(name, value);
+    }
+    for (name, value) in UNTRUSTED {
+        // Whoever configures one of them knows better.
+        if configured.clone().all(|(other, _)| other != name) {
+            headers.insert(name, HeaderValue::from_static(value));
         }
     }
     // actix encodes the answer before it reads again.

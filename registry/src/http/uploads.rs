@@ -70,7 +70,7 @@ pub(super) async fn patch(
     let writer = resume(call, repo, id).await?;
     let length = check_range(call, &writer, body.length())?;
     let writer = receive(call, repo, id, writer, length, body).await?;
-    let offset = writer.offset();
+    let offset = call.content().pause_upload(writer).await?;
     Ok(accepted(call, repo, id, offset))
 }
 

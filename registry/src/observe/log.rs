@@ -1,12 +1,15 @@
 //! Logs on stderr: text for people, JSON for collectors.
 
 use std::io::IsTerminal as _;
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::queue::{Flush, Queue};
 
 /// The form of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +34,17 @@ pub enum LogError {
     Level(String),
     #[error("logging was set up twice")]
     Twice,
+    #[error("no thread for the log: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
-/// Changes how much is logged while the process runs.
+/// Changes how much is logged while the process runs. When the last one goes, what is queued is
+/// written.
 #[derive(Clone, Debug)]
-pub struct Level(reload::Handle<EnvFilter, tracing_subscriber::Registry>);
+pub struct Level {
+    handle: reload::Handle<EnvFilter, tracing_subscriber::Registry>,
+    _flush: Arc<Flush>,
+}
 
 impl Level {
     /// Logs by `level` from now on.
@@ -44,7 +53,7 @@ impl Level {
     /// [`LogError::Level`]; the level stays as it was.
     pub fn set(&self, level: &str) -> Result<(), LogError> {
         // The handle fails only when logging itself is gone.
-        self.0.reload(filter(level)?).map_err(|_| LogError::Level(level.to_owned()))
+        self.handle.reload(filter(level)?).map_err(|_| LogError::Level(level.to_owned()))
     }
 }
 
@@ -67,8 +76,9 @@ pub fn init(settings: &Settings) -> Result<Level, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
+    let (queue, flush) = Queue::start()?;
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(queue)
         .with_timer(SystemTime)
         .with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
@@ -79,5 +89,5 @@ pub fn init(settings: &Settings) -> Result<Level, LogError> {
         }
     }
     .map_err(|_| LogError::Twice)?;
-    Ok(Level(handle))
+    Ok(Level { handle, _flush: Arc::new(flush) })
 }

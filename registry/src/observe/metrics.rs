@@ -195,6 +195,8 @@ impl Metrics {
         root.register("pushes", "Blobs and manifests pushed", self.pushes.clone());
         root.register("blob_bytes", "Bytes of blobs moved", self.blob_bytes.clone());
         root.register("errors", "Failed requests by error code", self.errors.clone());
+        let dropped = super::queue::dropped().clone();
+        root.register("log_dropped_lines", "Lines of the log that nobody took", dropped);
         root.register("uploads_active", "Open uploads", self.uploads_active.clone());
         root.register("storage_free_bytes", "Free space of the disk", self.disk_free.clone());
         root.register("storage_writable", "1 while pushes can succeed", self.writable.clone());
@@ -246,6 +248,8 @@ impl Metrics {
         let storage = root.sub_registry_with_prefix("storage");
         let actions = content.disk().timings().family().clone();
         storage.register("action_seconds", "Time that the disk takes", actions);
+        let met = content.rot().met.clone();
+        storage.register("rot_met", "Pulls that met a missing or short file of a blob", met);
         let cache = content.manifest_cache();
         let requests = cache.requests.clone();
         storage.register("cache_requests", "Manifests looked up in memory", requests);

@@ -1,15 +1,18 @@
 //! What an operator sees: logs and metrics.
 
+mod counted;
 mod form;
 mod log;
 mod metrics;
 mod process;
+mod queue;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+pub use counted::Counted;
 pub use form::Form;
 pub use log::{Format, Level, LogError, Settings, init, is_level};
 pub use metrics::{Gauges, Metrics};

@@ -11,8 +11,8 @@ use shared::{Digest, Reference, RepoName, Tag};
 
 use super::stamps::Stamps;
 use super::{
-    BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, Missing,
-    Page, PutManifest, PutManifestError, PutOutcome, Reclaimable, Records, RecordsError,
+    BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, MISSING_MAX,
+    Missing, Page, PutManifest, PutManifestError, PutOutcome, Reclaimable, Records, RecordsError,
     ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope, Reviewed, ScrubProgress,
     StoredManifest, Totals, Waiting,
 };
@@ -371,6 +371,7 @@ impl Records for MemoryRecords {
                 promised.insert(child.digest.clone());
             } else if child.required
                 && push.missing == Missing::Refuse
+                && missing.len() < MISSING_MAX
                 && !missing.contains(&child.digest)
             {
                 missing.push(child.digest.clone());
@@ -540,6 +541,14 @@ impl Records for MemoryRecords {
         true
     }
 
+    fn is_failing(&self) -> bool {
+        false
+    }
+
+    async fn probe(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn gc_now(&self) -> GcTime {
         self.clock.now()
     }
@@ -661,6 +670,13 @@ impl Records for MemoryRecords {
         blob.state = BlobState::Quarantined;
         self.stamps.move_all();
         Ok(true)
+    }
+
+    async fn forget_repositories(&self) -> Result<u64> {
+        let repos = &mut self.facts().repos;
+        let before = repos.len();
+        repos.retain(|_, repo| !repo.links.is_empty() || !repo.manifests.is_empty());
+        Ok((before - repos.len()) as u64)
     }
 
     fn needs_sweep(&self) -> bool {

@@ -162,10 +162,14 @@ pub struct PutOutcome {
     pub created: bool,
 }
 
+/// Missing children that are named at most: whoever lacks more will learn of them with the next push.
+pub const MISSING_MAX: usize = 100;
+
 /// Why a manifest push did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum PutManifestError {
-    /// The repository lacks these required children; in the manifest's order, each once.
+    /// The repository lacks these required children; in the manifest's order, each once, the first
+    /// [`MISSING_MAX`] of them.
     #[error("the manifest names {} blobs or manifests that the repository lacks", .0.len())]
     Missing(Vec<Digest>),
     #[error(transparent)]
@@ -522,6 +526,13 @@ pub trait Records: Send + Sync + 'static {
     /// Whether changes can succeed: false once a write to disk has failed.
     fn is_writable(&self) -> bool;
 
+    /// Whether the last change could not be written, for a reason other than a full disk. The next
+    /// one that is written ends it.
+    fn is_failing(&self) -> bool;
+
+    /// A change that nobody sees, to find out whether one can be written.
+    async fn probe(&self) -> Result<()>;
+
     // --- collection ---
 
     /// Now, on the clock that ages are measured by.
@@ -553,6 +564,11 @@ pub trait Records: Send + Sync + 'static {
     /// is no such blob. Call under the digest's lock. The file stays in its place: the next
     /// publication replaces it.
     async fn quarantine(&self, digest: &Digest) -> Result<bool>;
+
+    /// Forgets the repositories that hold nothing: a mount or an upload makes one, and collection
+    /// may empty it again. Their number.
+    /// Cost: proportional to all links, of which the writer pays nothing.
+    async fn forget_repositories(&self) -> Result<u64>;
 
     /// Whether the last process closed the records; if not, files may lie about that no record
     /// knows, and a sweep looks for them. Cleared by [`Self::sweep_done`].

@@ -117,7 +117,8 @@ impl Disk {
     /// # Errors
     /// When the file cannot be looked at.
     pub fn look_at_blob(&self, digest: &Digest, size: u64) -> io::Result<Option<Rotten>> {
-        match fs::metadata(self.blob_path(digest)) {
+        match fs::symlink_metadata(self.blob_path(digest)) {
+            Ok(meta) if !meta.is_file() => Ok(Some(Rotten::Absent)),
             Ok(meta) if meta.len() == size => Ok(None),
             Ok(meta) => Ok(Some(Rotten::Length(meta.len()))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Rotten::Absent)),

@@ -123,9 +123,21 @@ impl Disk {
     /// Opens the bytes of a published blob.
     ///
     /// # Errors
-    /// `NotFound` when no such bytes are published.
+    /// `NotFound` when no such bytes are published; what is no regular file (a link, a pipe) is
+    /// none of ours and leads nowhere.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
-        timed(&self.timings.reader, || File::open(self.blob_path(digest)))
+        timed(&self.timings.reader, || open_regular(&self.blob_path(digest)))
+    }
+
+    /// The same where that takes no wait for the disk; `None` where it might, or fails.
+    pub fn open_blob_in_memory(&self, digest: &Digest) -> Option<File> {
+        use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let path = self.blob_path(digest);
+        // Linux 5.12; where it is not known, or not allowed, the pool does it.
+        let file = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED);
+        let file = File::from(file.ok()?);
+        file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
     }
 
     /// Moves an upload's bytes to their digest's place, durably; replaces what is there.
@@ -141,10 +153,12 @@ impl Disk {
 
     fn publish_untimed(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
         let target = self.blob_path(digest);
+        // Before the rename: whatever cannot be opened leaves everything as it is.
+        let shard = self.open_shard(digest)?;
         std::fs::rename(self.session_dir(session).join("data"), &target)
             .map_err(|source| self.upload_failed(session, "publish the blob", source))?;
         fail_point!("publish-renamed");
-        self.sync_shard(digest)?;
+        self.sync_shard(&shard)?;
         fail_point!("publish-synced");
         Ok(())
     }
@@ -155,27 +169,36 @@ impl Disk {
     /// # Errors
     /// What unlink and fsync answer.
     pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        timed(&self.timings.delete, || match std::fs::remove_file(self.blob_path(digest)) {
-            Ok(()) => self.sync_shard(digest),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(self.failed("remove the blob", source)),
+        timed(&self.timings.delete, || {
+            let shard = self.open_shard(digest)?;
+            match std::fs::remove_file(self.blob_path(digest)) {
+                Ok(()) => self.sync_shard(&shard),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(source) => Err(self.failed("remove the blob", source)),
+            }
         })
     }
 
-    fn sync_shard(&self, digest: &Digest) -> Result<(), StoreError> {
+    fn open_shard(&self, digest: &Digest) -> Result<File, StoreError> {
+        File::open(self.shard_path(digest))
+            .map_err(|source| self.failed("open the blob's directory", source))
+    }
+
+    fn sync_shard(&self, shard: &File) -> Result<(), StoreError> {
         if fail_point!("shard-sync", off) {
             return Ok(());
         }
         fail_point!("shard-sync-fails", io)
-            .and_then(|()| File::open(self.shard_path(digest)))
-            .and_then(|dir| dir.sync_all())
-            .map_err(|source| {
-                // Whatever the error says. ENOSPC here is not a full file system, which refuses the
-                // rename: it is storage that ran out below one, and what the directory lost may be
-                // other requests' names too. A second sync would prove nothing.
-                self.mark_broken(&format!("could not sync the blob's directory: {source}"));
-                self.failed("sync the blob's directory", source)
-            })
+            .and_then(|()| shard.sync_all())
+            .map_err(|source| self.sync_failed("sync the blob's directory", source))
+    }
+
+    /// Turns the store read-only, whatever the error says. ENOSPC at a sync is not a full file
+    /// system, which refuses the write or the rename: it is storage that ran out below one, and what
+    /// was lost may be other requests' too. A second sync would prove nothing.
+    fn sync_failed(&self, what: &'static str, source: io::Error) -> StoreError {
+        self.mark_broken(&format!("could not {what}: {source}"));
+        StoreError::Io { what, source }
     }
 
     fn shard_path(&self, digest: &Digest) -> PathBuf {
@@ -202,6 +225,29 @@ impl Disk {
             _ => StoreError::Io { what, source },
         }
     }
+}
+
+/// Whether there were too many open files: somebody else's doing, and over soon.
+pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+}
+
+/// Opens a file for reading, and nothing that is none: a name that leads elsewhere would serve what
+/// lies there.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    // Without NONBLOCK a pipe would be waited for.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Err(errno) => return Err(errno.into()),
+    };
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 /// Hashes `length` bytes of `file` from `offset` into `hasher`.

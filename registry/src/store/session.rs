@@ -68,7 +68,7 @@ const WRITEBACK_BYTES: u64 = 8 << 20;
 /// Bytes between two saves of the hash while one request goes on: what a restart reads again.
 const SAVE_BYTES: u64 = 64 << 20;
 
-/// Bytes that are claimed at once, after a look at the free space.
+/// Bytes that are claimed ahead at most, after a look at the free space.
 const CLAIM_BYTES: u64 = 8 << 20;
 
 /// Below this a claim costs more than it saves.
@@ -302,19 +302,16 @@ impl Session {
     /// Makes sure that the next `length` bytes find room, and some more after them.
     ///
     /// Space is given to the file before its bytes: delayed allocation, block by block, costs
-    /// ext4 half as much again as the whole write. Never for all that a client announces, which
-    /// would let a few words fill the disk.
+    /// ext4 half as much again as the whole write. As much as has arrived and never what a client
+    /// only announces, which would let a few words fill the disk.
     fn claim(&mut self, disk: &Disk, length: u64) -> Result<(), StoreError> {
         if self.offset + length <= self.claimed {
             return Ok(());
         }
         disk.ready_for_writes()?;
-        let announced = self.expected_end.map(|end| end.saturating_sub(self.offset));
-        let ahead = match announced {
-            Some(announced) => announced.min(CLAIM_BYTES).max(length),
-            None if length < CLAIM_BYTES_MIN => length,
-            None => length.max(CLAIM_BYTES),
-        };
+        let announced = self.expected_end.map_or(u64::MAX, |end| end.saturating_sub(self.offset));
+        let arrived = if fail_point!("claim-arrived", off) { CLAIM_BYTES } else { self.offset };
+        let ahead = arrived.min(CLAIM_BYTES).min(announced).max(length);
         self.claimed = self.offset + ahead;
         if ahead < CLAIM_BYTES_MIN {
             return Ok(());
@@ -457,6 +454,11 @@ impl Session {
         trimmed.and(saved)
     }
 
+    /// Whether [`Self::pause`] has nothing to write.
+    pub fn is_saved(&self) -> bool {
+        self.saved == Some(self.offset) && self.allocated <= self.offset
+    }
+
     fn save(&mut self, disk: &Disk) -> Result<(), StoreError> {
         let state = State {
             repo: self.repo.clone(),
@@ -499,7 +501,7 @@ impl Session {
         let sync = || if fail_point!("upload-sync", off) { Ok(()) } else { data.sync_data() };
         fail_point!("upload-sync-fails", io)
             .and_then(|()| sync())
-            .map_err(|source| disk.failed("sync the upload", source))?;
+            .map_err(|source| disk.sync_failed("sync the upload", source))?;
         fail_point!("upload-synced");
         Ok(digest)
     }

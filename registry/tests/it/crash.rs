@@ -265,16 +265,22 @@ fn serve_unarmed(root: &Path, failpoints: &str) -> (Server, PathBuf) {
 #[test]
 fn a_failing_disk_stops_pushes_and_not_pulls() {
     let directory = tempfile::tempdir().unwrap();
-    for point in ["upload-sync-fails", "shard-sync-fails"] {
+    // ENOSPC at a sync is storage that ran out below a file system: no better than a broken disk.
+    for point in [
+        "upload-sync-fails=eio",
+        "upload-sync-fails=enospc",
+        "shard-sync-fails=eio",
+        "shard-sync-fails=enospc",
+    ] {
         let root = directory.path().join(point);
         prepare(&root);
-        let (server, armed) = serve_unarmed(&root, &format!("{point}=eio"));
+        let (server, armed) = serve_unarmed(&root, point);
         let mut client = server.client();
         assert_eq!(client.get("/readyz").unwrap().status, 200);
         std::fs::write(&armed, "").unwrap();
         let failed = client.push_blob("a", NEW).unwrap();
-        assert!(failed.status >= 500, "{}", failed.status);
-        assert_eq!(client.get("/readyz").unwrap().status, 503);
+        assert!(failed.status >= 500 && failed.status != 507, "{point}: {}", failed.status);
+        assert_eq!(client.get("/readyz").unwrap().status, 503, "{point}");
         let refused = client.push_manifest("a", "new", &new_manifest()).unwrap();
         assert!(refused.status >= 500, "{}", refused.status);
         client.pull("a", "kept").unwrap();
@@ -302,23 +308,4 @@ fn a_panic_of_the_writer_turns_readiness_off_and_pulls_go_on() {
     client.pull("a", "kept").unwrap();
     server.kill();
     recover(&root, Request::Blob, false);
-}
-
-/// A full disk fails the request and leaves nothing behind; the next one may work.
-#[test]
-fn a_full_disk_refuses_and_recovers_without_a_restart() {
-    let directory = tempfile::tempdir().unwrap();
-    let root = directory.path().join("store");
-    prepare(&root);
-    let (server, armed) = serve_unarmed(&root, "upload-sync-fails=enospc");
-    let mut client = server.client();
-    std::fs::write(&armed, "").unwrap();
-    let failed = client.push_blob("a", NEW).unwrap();
-    assert!(matches!(failed.status, 503 | 507), "{}", failed.status);
-    assert_eq!(std::fs::read_dir(root.join("uploads")).unwrap().count(), 0, "given back at once");
-    client.pull("a", "kept").unwrap();
-    std::fs::remove_file(&armed).unwrap();
-    expect(client.push_blob("a", NEW), 201);
-    server.stop();
-    sound(&root);
 }

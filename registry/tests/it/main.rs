@@ -6,6 +6,7 @@ mod api;
 mod crash;
 #[cfg(target_arch = "x86_64")] // the tracer sets registers by their names
 mod faults;
+mod neighbours;
 mod operators;
 mod rows;
 mod soak;

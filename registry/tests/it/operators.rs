@@ -353,3 +353,193 @@ fn a_hangup_reads_the_log_level_again_and_ends_nothing() {
     assert_eq!(server.log().lines().count(), lines, "no line per request any more");
     server.stop();
 }
+
+fn failpoints<'e>(points: &'e str, armed: &'e Path) -> [(&'e str, &'e str); 4] {
+    let [interval, scrub] = SLOW;
+    [
+        interval,
+        scrub,
+        ("REGISTRY_FAILPOINTS", points),
+        ("REGISTRY_FAILPOINTS_ARMED", armed.to_str().unwrap()),
+    ]
+}
+
+/// What stands in the log stands there once: a byte that flips in it takes all behind it along.
+#[test]
+fn the_log_is_empty_a_moment_after_the_last_change() {
+    let rests = |points: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        let server = Server::start(&root, &failpoints(points, directory.path()));
+        push_image(&mut server.client(), "app", "v1", &[CONFIG, LAYER]);
+        let log = root.join("registry.db-wal");
+        let length = || std::fs::metadata(&log).unwrap().len();
+        assert!(length() > 0);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(6);
+        while length() > 0 && std::time::Instant::now() < deadline {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        let empty = length() == 0;
+        if empty {
+            server.kill();
+            // All of it is in the one file.
+            std::fs::remove_file(&log).unwrap();
+            let server = Server::start(&root, &SLOW);
+            server.client().pull("app", "v1").unwrap();
+        }
+        empty
+    };
+    assert!(rests(""));
+    assert!(!rests("rest-checkpoint=off"));
+}
+
+#[test]
+fn acknowledged_changes_behind_a_flipped_byte_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    let server = Server::start(&root, &failpoints("rest-checkpoint=off", directory.path()));
+    let mut client = server.client();
+    for tag in 0..30 {
+        push_image(&mut client, "app", &format!("v{tag}"), &[CONFIG, LAYER, &[tag]]);
+    }
+    server.kill();
+    let log = root.join("registry.db-wal");
+    let whole = std::fs::read(&log).unwrap();
+    // A crash leaves the end of the log unfinished: nothing to tell.
+    std::fs::write(&log, &whole[..whole.len() - 100]).unwrap();
+    let cut = directory.path().join("cut");
+    assert!(
+        std::process::Command::new("cp").arg("-a").args([&root, &cut]).status().unwrap().success()
+    );
+    sound(&cut);
+
+    let mut bytes = whole.clone();
+    bytes[whole.len() / 3] ^= 1;
+    std::fs::write(&log, bytes).unwrap();
+    let files = || std::fs::read_dir(root.join("blobs/sha256")).unwrap().count();
+    let before = files();
+    for _ in 0..2 {
+        let found = run(&root, &["fsck"]);
+        assert_eq!(found.code, 4, "{} {}", found.out, found.err);
+        let told = found.out.contains("had lost acknowledged changes");
+        assert!(told, "also when SQLite has forgotten them: {} {}", found.out, found.err);
+    }
+    assert_eq!(files(), before, "bytes of lost records are kept");
+    assert_eq!(std::fs::read(root.join("registry.db-wal.damaged")).unwrap().len(), whole.len());
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_backup_goes_where_only_backups_of_this_registry_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let root = store(directory.path());
+    let backup = |root: &Path, to: &Path| run(root, &["backup", &text(to)]);
+    let refused = |root: &Path, to: &Path, why: &str| {
+        let ran = backup(root, to);
+        assert!(
+            ran.code == 1 && ran.err.contains(why),
+            "{}: {} {}",
+            to.display(),
+            ran.out,
+            ran.err
+        );
+    };
+
+    // The store itself, by whatever name, and what lies in it.
+    let link = place("link");
+    std::os::unix::fs::symlink(&root, &link).unwrap();
+    for own in
+        [root.clone(), root.join("blobs"), root.join("new/deep"), link, directory.path().to_owned()]
+    {
+        refused(&root, &own, "own directory");
+    }
+    assert!(!root.join("new").exists());
+
+    // Another store, stopped and live, and what is none at all.
+    let other = place("other");
+    let server = Server::start(&other, &SLOW);
+    push_image(&mut server.client(), "other", "v1", &[CONFIG, OTHER]);
+    refused(&root, &other, "in use");
+    server.stop();
+    refused(&root, &other, "no backup");
+    std::fs::create_dir(place("papers")).unwrap();
+    std::fs::write(place("papers/thesis.txt"), "mine").unwrap();
+    refused(&root, &place("papers"), "no backup");
+    sound(&other);
+
+    // Another registry's backup.
+    let copy = place("copy");
+    assert_eq!(backup(&other, &copy).code, 0);
+    refused(&root, &copy, "another registry");
+    assert_eq!(
+        (mode(&copy), mode(&copy.join("blobs")), mode(&copy.join("blobs/sha256"))),
+        (0o700, 0o700, 0o700)
+    );
+    for file in [copy.join("registry.db"), copy.join("BACKUP"), file_of(&copy, OTHER)] {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+
+    // Served as it is, it is a store from then on.
+    let served = Server::start(&copy, &SLOW);
+    served.client().pull("other", "v1").unwrap();
+    refused(&other, &copy, "in use");
+    push_image(&mut served.client(), "new", "v1", &[CONFIG, LAYER]);
+    served.stop();
+    refused(&other, &copy, "no backup");
+    let served = Server::start(&copy, &SLOW);
+    served.client().pull("new", "v1").unwrap();
+}
+
+#[test]
+fn a_copy_that_has_rotted_is_made_again() {
+    let kept = |points: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = store(directory.path());
+        let server = Server::start(&root, &failpoints(points, directory.path()));
+        let copy = directory.path().join("copy");
+        let backup = || run(&root, &["backup", &copy.to_string_lossy()]).out;
+        assert_eq!(backup(), "copied 2 blobs, 9 B; 0 were there already\n");
+        std::fs::write(file_of(&copy, LAYER), b"a LAYER").unwrap();
+        let again = backup();
+        drop(server);
+        again
+    };
+    assert_eq!(kept(""), "copied 1 blob, 7 B; 1 were there already\n");
+    assert_eq!(kept("backup-read-again=off"), "copied 0 blobs, 0 B; 2 were there already\n");
+}
+
+#[test]
+fn nothing_is_restored_from_records_that_are_empty_or_garbage() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = store(directory.path());
+    let copy = directory.path().join("copy");
+    assert_eq!(run(&root, &["backup", &copy.to_string_lossy()]).code, 0);
+    let database = copy.join("registry.db");
+    let whole = std::fs::read(&database).unwrap();
+    let mut torn = whole.clone();
+    torn.truncate(whole.len() / 2);
+    let foreign = directory.path().join("foreign.db");
+    let made = rusqlite::Connection::open(&foreign).unwrap();
+    made.execute_batch("CREATE TABLE t(x)").unwrap();
+    drop(made);
+    let foreign = std::fs::read(foreign).unwrap();
+    for (name, bytes) in
+        [("empty", vec![]), ("garbage", vec![7; 8192]), ("torn", torn), ("foreign", foreign)]
+    {
+        std::fs::write(&database, bytes).unwrap();
+        let restored = directory.path().join(name);
+        let ran = run(&restored, &["restore", &copy.to_string_lossy()]);
+        assert_ne!(ran.code, 0, "{name}");
+        assert!(ran.err.contains("the records of the backup"), "{name}: {}", ran.err);
+        assert!(!restored.join("registry.db").exists(), "{name}");
+    }
+    std::fs::write(&database, whole).unwrap();
+    std::fs::remove_file(copy.join("BACKUP")).unwrap();
+    let unmarked = run(&directory.path().join("unmarked"), &["restore", &copy.to_string_lossy()]);
+    assert!(unmarked.err.contains("is not a backup"), "{}", unmarked.err);
+}

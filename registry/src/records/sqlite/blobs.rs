@@ -110,6 +110,7 @@ fn add_link(
 ) -> rusqlite::Result<()> {
     let c = change.connection;
     let repo_id = ids::repo_id_or_new(c, repo)?;
+    change.use_repository(repo_id);
     let condemned: Option<bool> = c
         .prepare_cached("SELECT condemned_at IS NOT NULL FROM link WHERE blob = ?1 AND repo = ?2")?
         .query_row([blob, repo_id], |row| row.get(0))

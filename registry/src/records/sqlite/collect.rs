@@ -11,6 +11,9 @@ use super::writer::Change;
 use crate::failpoint::fail_point;
 use crate::records::{GcTime, Reclaimable, ReviewCursor, ReviewScope, Reviewed, Waiting};
 
+/// Repositories forgotten in one change: some ten milliseconds of the writer.
+const FORGOTTEN_MAX: i64 = 2000;
+
 /// One entry of the queue; its order is the queue's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Review {
@@ -200,6 +203,7 @@ pub(super) fn reclaimable(
 }
 
 pub(super) fn waiting(c: &Connection, rescued: u64) -> rusqlite::Result<Waiting> {
+    fail_point!("records-count");
     let (reviews, next): (u64, Option<u64>) = c
         .prepare_cached("SELECT count(*), min(due) FROM review")?
         .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -236,6 +240,28 @@ pub(super) fn waiting(c: &Connection, rescued: u64) -> rusqlite::Result<Waiting>
         removing: in_state(STATE_REMOVING)?,
         quarantined: in_state(STATE_QUARANTINED)?,
     })
+}
+
+/// Repositories without a link or a manifest. Reads all links.
+pub(super) fn empty_repositories(c: &Connection) -> rusqlite::Result<Vec<i64>> {
+    c.prepare_cached(
+        "SELECT id FROM repo WHERE listed = 0 AND id NOT IN (SELECT repo FROM link)
+         AND NOT EXISTS (SELECT 1 FROM manifest m WHERE m.repo = repo.id) LIMIT ?1",
+    )?
+    .query_map([FORGOTTEN_MAX], |row| row.get(0))?
+    .collect()
+}
+
+pub(super) fn forget_repositories<'a>(
+    c: &Connection,
+    repositories: impl Iterator<Item = &'a i64>,
+) -> rusqlite::Result<u64> {
+    let mut delete = c.prepare_cached("DELETE FROM repo WHERE id = ?1 AND listed = 0")?;
+    let mut forgotten = 0;
+    for repository in repositories {
+        forgotten += delete.execute([repository])? as u64;
+    }
+    Ok(forgotten)
 }
 
 /// Whether the queue holds a review of this link (or, with repository 0, of this blob). Reads the

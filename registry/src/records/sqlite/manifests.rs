@@ -1,5 +1,7 @@
 //! Manifests, the edges to what they name, and the tags that name them.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension as _, params};
 use shared::{Digest, Reference, RepoName, Tag};
 
@@ -7,12 +9,48 @@ use super::blobs;
 use super::ids::{self, Children, DigestColumn, digest_bytes, name_text};
 use super::schema::{REVIEW_LINK, STATE_LIVE};
 use super::writer::{Change, Outcome};
-use crate::records::{Child, ChildKind, Missing, PutManifest, PutOutcome, StoredManifest};
+use crate::records::{
+    Child, ChildKind, MISSING_MAX, Missing, PutManifest, PutOutcome, StoredManifest,
+};
 
 /// A child, looked up in the repository that the manifest is pushed to.
 struct Found {
     digest: i64,
     present: bool,
+}
+
+/// The required children that the repository lacks, the first [`MISSING_MAX`] of them. Writes
+/// nothing: it is asked on a reader first, so that what will be refused costs the writer nothing.
+pub(super) fn missing(c: &Connection, push: &PutManifest) -> rusqlite::Result<Vec<Digest>> {
+    let mut missing = Vec::new();
+    if push.missing == Missing::Accept {
+        return Ok(missing);
+    }
+    let mut seen = HashSet::new();
+    for child in push.children.iter().filter(|child| child.required) {
+        if seen.insert(&child.digest) && !is_present(c, push, child)? {
+            missing.push(child.digest.clone());
+            if missing.len() == MISSING_MAX {
+                break;
+            }
+        }
+    }
+    Ok(missing)
+}
+
+fn is_present(c: &Connection, push: &PutManifest, child: &Child) -> rusqlite::Result<bool> {
+    if blobs::link(c, &push.repo, &child.digest)?.is_some() {
+        return Ok(true);
+    }
+    Ok(child.kind == ChildKind::ManifestOrBlob
+        && c.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM repo r JOIN digest d
+                            JOIN manifest m ON m.repo = r.id AND m.digest = d.id
+                            WHERE r.name = ?1 AND d.digest = ?2)",
+        )?
+        .query_row(params![name_text(push.repo.as_str()), digest_bytes(&child.digest)], |row| {
+            row.get(0)
+        })?)
 }
 
 /// `Err` in the outcome: the digests that are missing; nothing was changed.
@@ -22,18 +60,15 @@ pub(super) fn put(
 ) -> rusqlite::Result<Outcome<Result<PutOutcome, Vec<Digest>>>> {
     let c = change.connection;
     let repo = ids::repo_id_or_new(c, &push.repo)?;
+    change.use_repository(repo);
     let mut children = Vec::with_capacity(push.children.len());
-    let mut missing = Vec::new();
     for child in &push.children {
         let found = find_child(change, push, repo, child)?;
-        let refused = !found.present && child.required && push.missing == Missing::Refuse;
-        if refused && !missing.contains(&child.digest) {
-            missing.push(child.digest.clone());
+        if !found.present && child.required && push.missing == Missing::Refuse {
+            // Gone since it was looked up.
+            return Ok(Outcome::Discard(Err(missing(c, push)?)));
         }
         children.push(found);
-    }
-    if !missing.is_empty() {
-        return Ok(Outcome::Discard(Err(missing)));
     }
     children.sort_unstable_by_key(|child| child.digest);
     children.dedup_by_key(|child| child.digest);

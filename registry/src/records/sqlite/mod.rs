@@ -10,6 +10,7 @@ mod checkpoint;
 mod collect;
 mod ids;
 mod lists;
+mod log;
 mod manifests;
 mod readers;
 mod schema;
@@ -29,16 +30,20 @@ use shared::{Digest, Reference, RepoName, Tag};
 
 use self::checkpoint::Checkpointer;
 use self::readers::Readers;
-pub use self::schema::OpenError;
+pub use self::schema::{OpenError, inspect};
 use self::writer::{Outcome, Shared, Writer};
 use super::{
-    BlobRecord, CheckCursor, CheckPage, GcClock, GcTime, Page, PutManifest, PutManifestError,
-    PutOutcome, Reclaimable, Records, RecordsError, ReferrerPage, RepoBlob, RepoUsage, Result,
-    ReviewScope, Reviewed, ScrubProgress, StoredManifest, Totals, Waiting,
+    BlobRecord, CheckCursor, CheckPage, Fault, GcClock, GcTime, Page, PutManifest,
+    PutManifestError, PutOutcome, Reclaimable, Records, RecordsError, ReferrerPage, RepoBlob,
+    RepoUsage, Result, ReviewScope, Reviewed, ScrubProgress, StoredManifest, Totals, Waiting,
 };
+use crate::failpoint::fail_point;
 
 /// The database's name in its directory.
 pub const DATABASE: &str = "registry.db";
+
+/// Threads that count and check, for metrics, collection, scrub and operators.
+const UPKEEP_READERS: usize = 2;
 
 /// How the records are kept.
 #[derive(Clone, Debug)]
@@ -62,6 +67,8 @@ pub struct SqliteRecords {
     path: PathBuf,
     writer: Writer,
     readers: Readers,
+    /// For what reads much: counting and checking must not keep those waiting who pull.
+    upkeep: Readers,
     shared: Arc<Shared>,
     review_delay: Duration,
     needs_sweep: AtomicBool,
@@ -77,6 +84,15 @@ impl SqliteRecords {
     /// [`OpenError`]; nothing was changed if the format is newer or foreign.
     pub fn open(directory: &Path, options: &Options) -> Result<Self, OpenError> {
         let path = directory.join(DATABASE);
+        let damage = log::keep_if_damaged(&path)?;
+        if let Some(log::Damage { frame, lost }) = damage {
+            tracing::error!(
+                frame,
+                lost,
+                "the records' log is damaged: changes that were acknowledged are lost; the log was \
+                 kept, see `registry fsck`"
+            );
+        }
         let connection = schema::open_writer(&path)?;
         let clean = schema::meta(&connection, "clean")? != 0;
         let created = schema::meta(&connection, "created")? == 0;
@@ -84,22 +100,26 @@ impl SqliteRecords {
         let clock = schema::meta(&connection, "gc_clock")?;
         connection.execute_batch("BEGIN IMMEDIATE")?;
         schema::set_meta(&connection, "created", 1)?;
+        schema::give_identity(&connection)?;
         // Unclean from now until it is closed in order.
         schema::set_meta(&connection, "clean", 0)?;
         connection.execute_batch("COMMIT")?;
         let clock = GcClock::starting_at(GcTime::from_millis(u64::try_from(clock).unwrap_or(0)));
         let shared = Arc::new(Shared::new(clock));
         let checkpointer = Checkpointer::start(&path, Arc::clone(&shared))?;
-        let readers = Readers::start(&path, options.readers.max(1))?;
-        let writer =
-            Writer::start(connection, checkpointer, Arc::clone(&shared), options.commits.clone())?;
+        let readers = Readers::start(&path, "records-read", options.readers.max(1))?;
+        let upkeep = Readers::start(&path, "records-upkeep", UPKEEP_READERS)?;
+        let (own, commits) = (Arc::clone(&shared), options.commits.clone());
+        let writer = Writer::start(&path, connection, checkpointer, own, commits)?;
         Ok(Self {
             path,
             writer,
             readers,
+            upkeep,
             shared,
             review_delay: options.review_delay,
-            needs_sweep: AtomicBool::new(owed || (!clean && !created)),
+            // Files of lost records can be linked again, as long as they are there.
+            needs_sweep: AtomicBool::new(damage.is_none() && (owed || (!clean && !created))),
         })
     }
 
@@ -162,6 +182,12 @@ impl Records for SqliteRecords {
     }
 
     async fn put_manifest(&self, push: PutManifest) -> Result<PutOutcome, PutManifestError> {
+        let push = Arc::new(push);
+        let asked = Arc::clone(&push);
+        let missing = self.readers.read(move |c| manifests::missing(c, &asked)).await?;
+        if !missing.is_empty() && !fail_point!("missing-on-reader", off) {
+            return Err(PutManifestError::Missing(missing));
+        }
         self.writer
             .change(move |change| manifests::put(change, &push))
             .await?
@@ -237,6 +263,14 @@ impl Records for SqliteRecords {
         !self.shared.is_poisoned()
     }
 
+    fn is_failing(&self) -> bool {
+        self.shared.is_failing()
+    }
+
+    async fn probe(&self) -> Result<()> {
+        self.change(|change| schema::set_meta(change.connection, "probe", change.wall)).await
+    }
+
     fn gc_now(&self) -> GcTime {
         self.shared.clock.now()
     }
@@ -247,12 +281,13 @@ impl Records for SqliteRecords {
 
     async fn waiting(&self) -> Result<Waiting> {
         let rescued = self.shared.rescued.load(Ordering::Relaxed);
-        self.readers.read(move |c| collect::waiting(c, rescued)).await
+        let readers = if fail_point!("upkeep-readers", off) { &self.readers } else { &self.upkeep };
+        readers.read(move |c| collect::waiting(c, rescued)).await
     }
 
     async fn reclaimable(&self, grace: Duration) -> Result<Reclaimable> {
         let now = self.gc_now();
-        self.readers.read(move |c| collect::reclaimable(c, now, grace)).await
+        self.upkeep.read(move |c| collect::reclaimable(c, now, grace)).await
     }
 
     async fn begin_removal(&self, digest: &Digest) -> Result<bool> {
@@ -266,12 +301,33 @@ impl Records for SqliteRecords {
     }
 
     async fn interrupted_removals(&self, max: usize) -> Result<Vec<Digest>> {
-        self.readers.read(move |c| blobs::interrupted_removals(c, max)).await
+        self.upkeep.read(move |c| blobs::interrupted_removals(c, max)).await
     }
 
     async fn quarantine(&self, digest: &Digest) -> Result<bool> {
         let digest = digest.clone();
         self.writer.change(move |change| blobs::quarantine(change, &digest)).await
+    }
+
+    async fn forget_repositories(&self) -> Result<u64> {
+        if fail_point!("forget-repositories", off) {
+            return Ok(0);
+        }
+        self.shared.watch_repositories(true);
+        let empty = self.upkeep.read(collect::empty_repositories).await?;
+        let shared = Arc::clone(&self.shared);
+        let forgotten = if empty.is_empty() {
+            Ok(0)
+        } else {
+            self.change(move |change| {
+                // What was given something since the look is not empty any more.
+                let still = empty.iter().filter(|repo| !shared.is_used(**repo));
+                collect::forget_repositories(change.connection, still)
+            })
+            .await
+        };
+        self.shared.watch_repositories(false);
+        forgotten
     }
 
     fn needs_sweep(&self) -> bool {
@@ -284,7 +340,7 @@ impl Records for SqliteRecords {
     }
 
     async fn scrub_progress(&self) -> Result<ScrubProgress> {
-        self.readers.read(admin::scrub_progress).await
+        self.upkeep.read(admin::scrub_progress).await
     }
 
     async fn save_scrub_progress(&self, progress: &ScrubProgress) -> Result<()> {
@@ -294,12 +350,12 @@ impl Records for SqliteRecords {
 
     async fn list_blobs(&self, after: Option<&Digest>, n: usize) -> Result<Vec<BlobRecord>> {
         let after = after.cloned();
-        self.readers.read(move |c| admin::blobs(c, after.as_ref(), n)).await
+        self.upkeep.read(move |c| admin::blobs(c, after.as_ref(), n)).await
     }
 
     async fn find_blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
         let digests = digests.to_vec();
-        self.readers.read(move |c| admin::find_blobs(c, &digests)).await
+        self.upkeep.read(move |c| admin::find_blobs(c, &digests)).await
     }
 
     async fn list_manifests(
@@ -310,14 +366,14 @@ impl Records for SqliteRecords {
         n: usize,
     ) -> Result<Page<Digest>> {
         let (repo, after) = (repo.clone(), after.cloned());
-        self.readers
+        self.upkeep
             .read(move |c| admin::list_manifests(c, &repo, untagged, after.as_ref(), n))
             .await
     }
 
     async fn usage(&self, repo: &RepoName) -> Result<Option<RepoUsage>> {
         let repo = repo.clone();
-        self.readers.read(move |c| admin::usage(c, &repo)).await
+        self.upkeep.read(move |c| admin::usage(c, &repo)).await
     }
 
     async fn remove_repository(&self, repo: &RepoName) -> Result<bool> {
@@ -326,7 +382,7 @@ impl Records for SqliteRecords {
     }
 
     async fn totals(&self) -> Result<Totals> {
-        self.readers.read(admin::totals).await
+        self.upkeep.read(admin::totals).await
     }
 
     async fn check(&self, cursor: CheckCursor, n: usize, repair: bool) -> Result<CheckPage> {
@@ -334,18 +390,26 @@ impl Records for SqliteRecords {
             let path = self.path.clone();
             let look = move || whole::check(&path, whole::LOG_GROWTH_MAX);
             let failed = |error: String| RecordsError::Failed(error);
-            let faults = tokio::task::spawn_blocking(look)
+            let mut faults = tokio::task::spawn_blocking(look)
                 .await
                 .map_err(|error| failed(error.to_string()))?
                 .map_err(|error| failed(error.to_string()))?;
-            let page = self.readers.read(move |c| admin::check(c, cursor, n, None)).await?;
+            if let Some(kept) = log::kept(&self.path) {
+                let detail = format!(
+                    "its log had lost acknowledged changes when it was opened, and is kept as {}: \
+                     restore a backup or push again what is missing, then remove that file",
+                    kept.display()
+                );
+                faults.push(Fault::Damaged { detail });
+            }
+            let page = self.upkeep.read(move |c| admin::check(c, cursor, n, None)).await?;
             return Ok(CheckPage { faults, ..page });
         }
         if repair {
             self.change(move |change| admin::check(change.connection, cursor, n, Some(change.now)))
                 .await
         } else {
-            self.readers.read(move |c| admin::check(c, cursor, n, None)).await
+            self.upkeep.read(move |c| admin::check(c, cursor, n, None)).await
         }
     }
 
@@ -364,6 +428,7 @@ impl Records for SqliteRecords {
         self.change(move |change| schema::set_meta(change.connection, "sweep", owed)).await?;
         let closed = self.writer.close().await;
         self.readers.close();
+        self.upkeep.close();
         closed
     }
 }

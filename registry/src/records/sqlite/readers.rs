@@ -21,21 +21,23 @@ pub(super) struct Readers {
 }
 
 impl Readers {
-    pub(super) fn start(path: &Path, threads: usize) -> Result<Self, schema::OpenError> {
+    pub(super) fn start(
+        path: &Path,
+        name: &str,
+        threads: usize,
+    ) -> Result<Self, schema::OpenError> {
         let (queue, receiver) = channel::<Job>();
         let receiver = Arc::new(Mutex::new(receiver));
         for number in 0..threads {
             let mut connection = schema::open_reader(path)?;
             let receiver = Arc::clone(&receiver);
-            std::thread::Builder::new().name(format!("records-read-{number}")).spawn(
-                move || {
-                    while let Some(job) = next(&receiver) {
-                        // A read that panics fails its own request and none of the next: the
-                        // snapshot ends as the panic passes it.
-                        let _ = catch_unwind(AssertUnwindSafe(|| job(&mut connection)));
-                    }
-                },
-            )?;
+            std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
+                while let Some(job) = next(&receiver) {
+                    // A read that panics fails its own request and none of the next: the
+                    // snapshot ends as the panic passes it.
+                    let _ = catch_unwind(AssertUnwindSafe(|| job(&mut connection)));
+                }
+            })?;
         }
         Ok(Self { queue: Mutex::new(Some(queue)) })
     }

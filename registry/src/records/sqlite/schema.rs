@@ -93,6 +93,9 @@ pub enum OpenError {
     Foreign { found: i32 },
     #[error("the records cannot be opened")]
     Sqlite(#[from] rusqlite::Error),
+    /// Not a database of records, or not a whole one.
+    #[error("the records are damaged: {0}")]
+    Damaged(String),
     #[error("the records' directory cannot be used")]
     Io(#[from] std::io::Error),
 }
@@ -105,6 +108,7 @@ impl OpenError {
             Self::Sqlite(error) => {
                 matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
             }
+            Self::Damaged(_) => true,
             Self::Foreign { .. } | Self::NewerFormat { .. } | Self::Io(_) => false,
         }
     }
@@ -156,6 +160,43 @@ pub(super) fn open_checkpointer(path: &Path) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     Ok(connection)
+}
+
+/// Whose records a copy holds: see [`identity`]. Looks at all of it and changes nothing beside it.
+///
+/// # Errors
+/// When it is not whole, or holds no records.
+pub fn inspect(path: &Path) -> Result<String, OpenError> {
+    let file = std::fs::File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        // To SQLite that is a database, of nothing.
+        return Err(OpenError::Damaged("the file is empty".to_owned()));
+    }
+    let connection = open_reader(path)?;
+    check_marker(&connection)?;
+    let looked: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if looked != "ok" {
+        return Err(OpenError::Damaged(looked));
+    }
+    identity(&connection)?.ok_or_else(|| OpenError::Damaged("they name no registry".to_owned()))
+}
+
+/// The name that a registry's records were given when they were made, and that every copy has.
+fn identity(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    use rusqlite::OptionalExtension as _;
+    connection
+        .query_row("SELECT value FROM meta WHERE key = 'identity'", [], |row| row.get(0))
+        .optional()
+}
+
+/// Names records that have no name yet.
+pub(super) fn give_identity(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "INSERT OR IGNORE INTO meta(key, value) VALUES ('identity', ?1)",
+            [uuid::Uuid::new_v4().to_string()],
+        )
+        .map(drop)
 }
 
 fn configure(connection: &Connection, cache_kib: i32) -> rusqlite::Result<()> {

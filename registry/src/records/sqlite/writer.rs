@@ -3,8 +3,11 @@
 //! A group is one transaction; each change in it has a savepoint, so that one that is refused or
 //! fails leaves the others alone. Nobody is answered before COMMIT has returned.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::metrics::histogram::Histogram;
@@ -20,6 +23,10 @@ use crate::records::{GcClock, GcTime, RecordsError, RepoName, Result};
 /// Changes that share a transaction at most: what one sync of a slow disk lets pile up from a few
 /// hundred clients. More would only make the first of them wait.
 const GROUP_MAX: usize = 512;
+
+/// How long a group is worked on at most before it is committed: the first change in it waits for the
+/// last one.
+const GROUP_TIME: Duration = Duration::from_millis(50);
 
 /// Changes that wait at most; whoever comes then waits for a place, which is back-pressure.
 const QUEUE_MAX: usize = 1024;
@@ -42,6 +49,7 @@ pub(super) struct Change<'c> {
     /// Unix seconds, for people.
     pub(super) wall: i64,
     notes: Notes,
+    shared: &'c Shared,
 }
 
 /// What becomes visible outside the database once the change is durable.
@@ -64,6 +72,13 @@ impl Change<'_> {
         self.notes.touched_all = true;
     }
 
+    /// Says that a repository is about to hold something.
+    pub(super) fn use_repository(&self, id: i64) {
+        if let Some(used) = &mut *self.shared.used() {
+            used.insert(id);
+        }
+    }
+
     /// Asks for the clock to be stored, though nothing else may change: something waits for time to
     /// pass, and a restart should not make it wait again.
     pub(super) fn keep_time(&mut self) {
@@ -84,6 +99,10 @@ pub(super) struct Shared {
     pub(super) rescued: AtomicU64,
     /// Set once, when a write or sync has failed.
     poisoned: AtomicBool,
+    /// The last change could not be written.
+    failing: AtomicBool,
+    /// Repositories that were given something since somebody began to look for empty ones.
+    used: Mutex<Option<HashSet<i64>>>,
 }
 
 impl Shared {
@@ -93,7 +112,27 @@ impl Shared {
             stamps: Stamps::new(),
             rescued: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            used: Mutex::new(None),
         }
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Acquire)
+    }
+
+    fn used(&self) -> MutexGuard<'_, Option<HashSet<i64>>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins or ends to note which repositories are given something.
+    pub(super) fn watch_repositories(&self, watch: bool) {
+        *self.used() = watch.then(HashSet::new);
+    }
+
+    /// Whether a repository was given something meanwhile, or nobody knows.
+    pub(super) fn is_used(&self, id: i64) -> bool {
+        self.used().as_ref().is_none_or(|used| used.contains(&id))
     }
 
     pub(super) fn is_poisoned(&self) -> bool {
@@ -109,7 +148,7 @@ impl Shared {
     /// would seem to work and prove nothing. Only a restart reads back what is really there. So too
     /// when a sync fails with ENOSPC: a full file system refuses the write before, as
     /// [`is_full`] says; a sync only when storage below it ran out and lost what was written.
-    pub(super) fn poison(&self, error: &rusqlite::Error) {
+    pub(super) fn poison(&self, error: &dyn std::fmt::Display) {
         if fail_point!("read-only", off) {
             return;
         }
@@ -149,6 +188,7 @@ enum Message {
 impl Writer {
     /// Starts the thread; it ends when it is closed or every `Writer` is dropped.
     pub(super) fn start(
+        path: &Path,
         connection: Connection,
         checkpointer: Checkpointer,
         shared: Arc<Shared>,
@@ -156,8 +196,9 @@ impl Writer {
     ) -> std::io::Result<Self> {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
         let saved_clock = shared.clock.now();
+        let (file, own) = (Place::new(path), Arc::clone(&shared));
         let mut thread =
-            Thread { connection, checkpointer, shared: Arc::clone(&shared), saved_clock, commits };
+            Thread { file, connection, checkpointer, shared: own, saved_clock, commits };
         let alarm = Alarm(Arc::clone(&shared));
         std::thread::Builder::new().name("records-write".into()).spawn(move || {
             let _alarm = alarm;
@@ -223,7 +264,28 @@ where
     }
 }
 
+/// The database's file: its place, and what lay there when it was opened.
+struct Place {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Place {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: identity(path) }
+    }
+
+    fn is_there(&self) -> bool {
+        identity(&self.path) == self.identity || fail_point!("records-place", off)
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+}
+
 struct Thread {
+    file: Place,
     connection: Connection,
     checkpointer: Checkpointer,
     shared: Arc<Shared>,
@@ -265,15 +327,23 @@ impl Thread {
         }
     }
 
-    /// Applies a group in one transaction and answers it.
+    /// Applies a group in one transaction, or in more where it takes long, and answers it.
     fn commit(&mut self, mut group: Vec<Box<dyn Job>>) {
-        // Each turn either answers the whole group or takes one failed change out of it.
+        // Each turn either answers the group, or its beginning, or takes one failed change out of it.
         while !group.is_empty() {
+            if !self.file.is_there() {
+                // Commits into a file without a name succeed, and are lost with the process.
+                self.shared.poison(&"the database's file was moved or removed");
+            }
             if self.shared.is_poisoned() {
                 return answer_all(group, || RecordsError::ReadOnly);
             }
             match self.attempt(&mut group) {
-                Attempt::Done(failed) => return self.answer(group, failed),
+                Attempt::Done { applied, failed } => {
+                    let rest = group.split_off(applied);
+                    self.answer(group, failed);
+                    group = rest;
+                }
                 Attempt::Lost { index, error } => {
                     let error = self.judge(&error);
                     group.remove(index).answer(Err(error));
@@ -293,8 +363,9 @@ impl Thread {
             now: self.shared.clock.now(),
             wall: unix_seconds(),
             notes: Notes::default(),
+            shared: &self.shared,
         };
-        let mut failed = Vec::new();
+        let (mut failed, mut applied, began) = (Vec::new(), 0, Instant::now());
         if let Err(error) = self.connection.execute_batch("BEGIN IMMEDIATE") {
             return Attempt::Failed(error);
         }
@@ -318,6 +389,10 @@ impl Thread {
                 }
                 failed.push((index, error));
             }
+            applied += 1;
+            if began.elapsed() > GROUP_TIME && !fail_point!("group-time", off) {
+                break;
+            }
         }
         let (now, notes) = (change.now, change.notes);
         if let Err(error) = self.finish(now, notes.keep_time) {
@@ -327,7 +402,7 @@ impl Thread {
             return Attempt::Failed(error);
         }
         self.publish(&notes);
-        Attempt::Done(failed)
+        Attempt::Done { applied, failed }
     }
 
     /// Stores the clock if it is time, and commits. Without a change that is nothing: an idle
@@ -341,8 +416,13 @@ impl Thread {
         if fail_point!("commit", off) {
             return self.connection.execute_batch("ROLLBACK");
         }
+        if fail_point!("commit-fails", io).is_err() {
+            let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+            return Err(rusqlite::Error::SqliteFailure(busy, None));
+        }
         let began = Instant::now();
         self.connection.execute_batch("COMMIT")?;
+        self.shared.failing.store(false, Ordering::Release);
         if let Some(commits) = &self.commits {
             commits.observe(began.elapsed().as_secs_f64());
         }
@@ -382,6 +462,9 @@ impl Thread {
         if is_full(error) {
             return RecordsError::Full;
         }
+        if !fail_point!("failing", off) {
+            self.shared.failing.store(true, Ordering::Release);
+        }
         if is_lost_write(error) {
             self.shared.poison(error);
             return RecordsError::ReadOnly;
@@ -410,8 +493,8 @@ impl Thread {
 }
 
 enum Attempt {
-    /// Committed, but for these.
-    Done(Vec<(usize, rusqlite::Error)>),
+    /// Committed, so many of them from the first, but for these.
+    Done { applied: usize, failed: Vec<(usize, rusqlite::Error)> },
     /// This change took the whole transaction down with it.
     Lost { index: usize, error: rusqlite::Error },
     /// Nothing happened.
@@ -421,6 +504,7 @@ enum Attempt {
 fn run_in_savepoint(job: &mut dyn Job, change: &mut Change<'_>) -> rusqlite::Result<bool> {
     let connection = change.connection;
     connection.prepare_cached("SAVEPOINT change")?.execute([])?;
+    fail_point!("records-apply");
     let result = job.apply(change);
     if connection.is_autocommit() {
         // No transaction is left to roll back in.

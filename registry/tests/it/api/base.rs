@@ -459,3 +459,21 @@ fn row_96_connections_are_kept() {
         }
     }
 }
+
+#[test]
+fn a_browser_runs_nothing_of_what_is_stored() {
+    let registry = Registry::start_with(|config| {
+        config.http.headers = vec![("Content-Security-Policy".into(), "default-src 'self'".into())];
+    });
+    registry.push_image("a", "v1", b"<script>");
+    for path in ["/v2/", "/v2/a/manifests/v1", "/v2/nothing/tags/list", "/livez"] {
+        let answer = registry.get(path);
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        let policies = answer.headers.iter().filter(|(name, _)| name == "content-security-policy");
+        let policies: Vec<&str> = policies.map(|(_, value)| value.as_str()).collect();
+        assert_eq!(policies, ["default-src 'self'"], "{path}: what is configured, once");
+    }
+    let registry = Registry::start();
+    let policy = registry.get("/v2/").header("content-security-policy").map(str::to_owned);
+    assert_eq!(policy.as_deref(), Some("default-src 'none'; sandbox"));
+}

@@ -32,6 +32,14 @@ pub fn wait<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The number that a metric has; 0 without one.
+pub fn metric(client: &mut Client, name: &str) -> f64 {
+    let text = String::from_utf8(client.get("/metrics").unwrap().body).unwrap();
+    let line =
+        text.lines().find(|line| line.strip_prefix(name).is_some_and(|l| l.starts_with(' ')));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
+}
+
 /// A running server. Killed when dropped.
 pub struct Server {
     pub address: String,
@@ -65,7 +73,7 @@ impl Server {
     }
 
     pub fn client(&self) -> Client {
-        Client { address: self.address.clone(), connection: None }
+        Client::new(&self.address)
     }
 
     pub fn pid(&self) -> u32 {
@@ -141,6 +149,10 @@ pub struct Client {
 }
 
 impl Client {
+    pub fn new(address: &str) -> Self {
+        Self { address: address.to_owned(), connection: None }
+    }
+
     /// Sends a request and reads the whole answer. An error is the connection's.
     pub fn request(
         &mut self,
