@@ -144,6 +144,8 @@ pub enum Seccomp {
     /// every start than the policy costs to compile.
     #[default]
     Docker,
+    /// Docker's without what `profile=strict` takes away.
+    Strict,
     Unconfined,
     /// `linux.seccomp` of the Spec.
     Spec,

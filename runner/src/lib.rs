@@ -13,6 +13,7 @@ pub mod isolate;
 mod known_bad;
 pub mod launch;
 pub mod overlay;
+mod place;
 pub mod pull;
 pub mod seccomp;
 pub mod signal;

@@ -38,9 +38,8 @@ pub fn create(volumes: &Path, volume: &Volume) -> io::Result<bool> {
     fs::DirBuilder::new().mode(0o711).create(&staging)?;
     let made = fs::create_dir(staging.join("_data"))
         // Whatever the caller's umask: Docker's volumes can be read and passed through.
-        .and_then(|()| {
-            fs::set_permissions(staging.join("_data"), fs::Permissions::from_mode(0o755))
-        })
+        .and_then(|()| fs::File::open(staging.join("_data")))
+        .and_then(|data| data.set_permissions(fs::Permissions::from_mode(0o755)))
         .and_then(|()| {
             let (meta, bytes) = (staging.join("meta.json"), serde_json::to_vec(volume)?);
             // An anonymous one says nothing that its container's record does not.

@@ -8,7 +8,7 @@ use rustix::fs::{Mode, Uid};
 use rustix::io::Errno;
 
 use super::failure::{InitFailure, Message, at, failed};
-use super::files::{self, Kind};
+use super::files::{self, Kind, Root};
 use super::terminal::Standard;
 use super::user::User;
 use super::{Done, Step, environment, give_up, reaper, words};
@@ -90,11 +90,7 @@ pub(super) enum Missing {
 
 /// Enters the working directory. Resolved inside the root and without `/proc/*/fd` links: by one of
 /// those a directory of the host could be reached (CVE-2024-21626).
-pub(super) fn enter_directory(
-    root: &OwnedFd,
-    process: &Process,
-    missing: Missing,
-) -> Done<Entered> {
+pub(super) fn enter_directory(root: &Root, process: &Process, missing: Missing) -> Done<Entered> {
     let step = Step::WorkingDirectory;
     let path = process.cwd();
     if left_out("directory-checked") {

@@ -1,17 +1,19 @@
 //! Device nodes and the links that belong into `/dev`.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use super::failure::at;
-use super::files::{self, Kind};
-use super::{Done, Plan, Step, rootfs};
+use super::files::{self, Kind, Root};
+use super::{Done, Plan, Step, mounts, rootfs};
 use crate::known_bad::left_out;
+use crate::place;
 
 /// What every container has. Source: runtime-spec config-linux.md, "Default Devices".
 const USUAL: [(&str, u32, u32); 6] = [
@@ -37,7 +39,7 @@ const LINKS: [(&str, &str); 6] = [
 const KERNEL_MEMORY: &str = "/proc/kcore";
 
 /// Fills `/dev`, unless somebody has mounted a `/dev` of theirs.
-pub(super) fn make_all(plan: &Plan<'_>, root: &OwnedFd) -> Done {
+pub(super) fn make_all(plan: &Plan<'_>, root: &Root) -> Done {
     let spec = &plan.record.spec;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let of_ours = mounts.iter().any(|mount| {
@@ -52,11 +54,12 @@ pub(super) fn make_all(plan: &Plan<'_>, root: &OwnedFd) -> Done {
         };
         let dev = at(Step::Device, usize::from(u16::MAX), found)?;
         for (name, major, minor) in USUAL {
-            let made = make_node(&dev, Path::new(name), FileType::CharacterDevice, (major, minor));
-            let made = match made {
+            let kind = FileType::CharacterDevice;
+            let node = Node { kind, numbers: (major, minor), mode: 0o666, owner: (0, 0) };
+            let made = match node.make(root, &dev, Path::new(name)) {
                 // No CAP_MKNOD for whoever started us: the host's own node does as well.
                 Err(Errno::PERM) => bind_host_node(&dev, Path::new(name), &host_path(name)),
-                other => other.and_then(|()| give(&dev, Path::new(name), 0o666, 0, 0)),
+                other => other,
             };
             at(Step::Device, usize::from(u16::MAX), made)?;
         }
@@ -81,7 +84,7 @@ fn host_path(name: &str) -> PathBuf {
     Path::new("/dev").join(name)
 }
 
-fn make_asked(root: &OwnedFd, device: &LinuxDevice) -> Result<(), Errno> {
+fn make_asked(root: &Root, device: &LinuxDevice) -> Result<(), Errno> {
     let kind = match device.typ() {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::P => FileType::Fifo,
@@ -91,52 +94,75 @@ fn make_asked(root: &OwnedFd, device: &LinuxDevice) -> Result<(), Errno> {
     let parent = files::locate_or_make(root, parent, Kind::Directory)?;
     let number = |part: i64| u32::try_from(part).map_err(|_| Errno::INVAL);
     let numbers = (number(device.major())?, number(device.minor())?);
-    match make_node(&parent, name, kind, numbers) {
-        Err(Errno::EXIST) => Ok(()),
+    let node = Node {
+        kind,
+        numbers,
+        mode: device.file_mode().unwrap_or(0o666),
+        owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
+    };
+    match node.make(root, &parent, name) {
         Err(Errno::PERM) => bind_host_node(&parent, name, device.path()),
-        Err(error) => Err(error),
-        Ok(()) => {
-            let mode = device.file_mode().unwrap_or(0o666);
-            give(&parent, name, mode, device.uid().unwrap_or(0), device.gid().unwrap_or(0))
-        }
+        other => other,
     }
 }
 
-fn make_node(
-    parent: &OwnedFd,
-    name: &Path,
+/// A device node or a pipe.
+struct Node {
     kind: FileType,
-    (major, minor): (u32, u32),
-) -> Result<(), Errno> {
-    let device = rustix::fs::makedev(major, minor);
-    rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)?;
-    let stat = rustix::fs::statat(parent, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?;
-    // Between the two calls somebody may have put something else there.
-    let same = FileType::from_raw_mode(stat.st_mode) == kind
-        && (kind == FileType::Fifo || stat.st_rdev == device);
-    if same { Ok(()) } else { Err(Errno::STALE) }
+    numbers: (u32, u32),
+    mode: u32,
+    owner: (u32, u32),
 }
 
-fn give(parent: &OwnedFd, name: &Path, mode: u32, uid: u32, gid: u32) -> Result<(), Errno> {
-    use rustix::fs::AtFlags;
-    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    rustix::fs::chownat(parent, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW)?;
-    rustix::fs::chmodat(parent, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
+impl Node {
+    /// Makes it, whole or not at all: half a node would be taken for a whole one at the next start.
+    /// One that is there already, as at a second start, is given the same attributes.
+    fn make(&self, root: &Root, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
+        let device = rustix::fs::makedev(self.numbers.0, self.numbers.1);
+        let mode = Mode::from_raw_mode(0o600);
+        let is_new = match rustix::fs::mknodat(parent, name, self.kind, mode, device) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(error) => return Err(error),
+        };
+        if left_out("by-descriptor") {
+            return self.give_by_name(parent, name);
+        }
+        let numbers = (self.kind != FileType::Fifo).then_some(self.numbers);
+        let found = place::open_made(parent, name.as_os_str().as_bytes(), self.kind, numbers);
+        let given = found.and_then(|found| {
+            place::change_owner(&found, self.owner.0, self.owner.1)?;
+            root.descriptors.change_mode(&found, self.mode)
+        });
+        match given {
+            Err(Errno::STALE) if !is_new => Err(Errno::EXIST),
+            Err(error) if is_new => {
+                let _ = rustix::fs::unlinkat(parent, name, AtFlags::empty());
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    /// What must not be: between the calls the name can come to lead elsewhere.
+    #[expect(clippy::disallowed_methods, reason = "never in a release")]
+    fn give_by_name(&self, parent: &OwnedFd, name: &Path) -> Result<(), Errno> {
+        rustix::fs::chmodat(parent, name, Mode::from_raw_mode(self.mode), AtFlags::empty())
+    }
 }
 
+/// Shows the host's own node in a place that is made for it, or was at an earlier start.
 fn bind_host_node(parent: &OwnedFd, name: &Path, host: &Path) -> Result<(), Errno> {
-    let tree = rustix::mount::open_tree(
-        CWD,
-        host,
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC,
-    )?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(parent.as_fd(), name, flags, Mode::from_raw_mode(0o644))?;
-    let place = rustix::fs::openat(
-        parent.as_fd(),
-        name,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, host, flags)?;
+    let place = match files::make(parent, name, Kind::File) {
+        Err(Errno::EXIST) => {
+            place::open_made(parent, name.as_os_str().as_bytes(), FileType::RegularFile, None)?
+        }
+        other => other?,
+    };
+    if mounts::is_procfs(&place) {
+        return Err(Errno::PERM);
+    }
     rootfs::attach(&tree, &place)
 }

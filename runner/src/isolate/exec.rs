@@ -5,8 +5,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use oci_spec::runtime::Process;
 
 use super::failure::at;
+use super::files::Root;
 use super::{Done, NeverBack, Stdio, Step, command, end_with_launcher, give_up, terminal, user};
 use crate::known_bad::left_out;
+use crate::place::Descriptors;
 use crate::seccomp::Program;
 use crate::sys;
 
@@ -59,6 +61,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
         other => at(Step::Keyring, 0, other)?,
     }
+    let descriptors = at(Step::JoinNamespace, 2, Descriptors::open())?;
     let all = libc::CLONE_NEWNS
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWIPC
@@ -67,7 +70,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         // Of this process's children, not its own.
         | libc::CLONE_NEWPID;
     at(Step::JoinNamespace, 0, sys::clone::join(plan.init.as_fd(), all))?;
-    let root = at(Step::JoinNamespace, 1, terminal::own_root())?;
+    let root = Root::new(at(Step::JoinNamespace, 1, terminal::own_root())?, descriptors);
     let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Keep)?;
     let user = user::look_up(&root, plan.user, plan.groups_added)?;
     let outcome = command::Outcome {

@@ -232,6 +232,10 @@ fn item(failure: InitFailure, record: &Record) -> String {
                 _ => mount.destination().display().to_string(),
             })
         }
+        Step::EtcFile => {
+            let files = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+            files.get(index).map(|&file| file.to_owned())
+        }
         Step::Device => {
             let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
             devices.get(index).map(|device| device.path().display().to_string())
@@ -260,12 +264,18 @@ fn hint(failure: InitFailure) -> Option<String> {
         (Step::MountTarget, libc::ELOOP | libc::ENOTDIR) => {
             "something on the way is a symbolic link or no directory in the image"
         }
-        (Step::MountTarget, libc::EPERM) => {
+        (Step::MountTarget | Step::EtcFile | Step::Terminal, libc::EPERM) => {
             "nothing can be mounted in place of /proc or inside it: programs trust what is there"
         }
         (Step::EnterProcesses | Step::Capabilities | Step::Session, libc::EPERM | libc::ENOSYS) => {
             "its seccomp policy has to allow what a start ends with: capset, clone, write, setsid, \
              ioctl, prctl, execve"
+        }
+        (Step::MountTarget | Step::Device, libc::ESTALE) => {
+            "something else was put there meanwhile: who else can write to that volume?"
+        }
+        (Step::Populate, libc::EXDEV) => {
+            "something is mounted in the volume's place: fill it by hand, or use :nocopy"
         }
         (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
         (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",

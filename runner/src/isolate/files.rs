@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::known_bad::left_out;
+use crate::place::{self, Descriptors};
 
 /// Nothing leads out: `..` and absolute links stay inside, `/proc/*/fd` links are refused.
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -22,27 +23,44 @@ pub(super) enum Kind {
     File,
 }
 
-/// Opens `path` beneath `root`, links followed inside it.
-pub(super) fn open(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+/// The root of a container.
+#[derive(Debug)]
+pub(super) struct Root {
+    dir: OwnedFd,
+    pub(super) descriptors: Descriptors,
+}
+
+impl Root {
+    pub(super) fn new(dir: OwnedFd, descriptors: Descriptors) -> Self {
+        Self { dir, descriptors }
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+/// Opens `path` beneath `root` as a place, without access to its content; links are followed inside
+/// the root. Whoever wants to read it looks what it is first, and then opens the place.
+pub(super) fn locate(root: &Root, path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
     if left_out("inside-root") {
-        return rustix::fs::openat(root, relative(path), flags | OFlags::CLOEXEC, Mode::empty());
+        return rustix::fs::openat(root, relative(path), flags, Mode::empty());
     }
     loop {
-        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), INSIDE) {
-            // The kernel saw a rename on the way and could not be sure. openat2(2).
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), INSIDE) {
+            // The kernel saw a rename on the way and could not be sure. openat2(2). How often is
+            // up to whoever renames.
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return other,
         }
     }
 }
 
-/// Opens `path` as a place, without access to its content.
-pub(super) fn locate(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-    open(root, path, OFlags::PATH)
-}
-
 /// Opens `path` as a place and refuses links on the whole way.
-pub(super) fn locate_without_links(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+pub(super) fn locate_without_links(root: &Root, path: &Path) -> Result<OwnedFd, Errno> {
     // Without O_NOFOLLOW: with it a link at the end would be opened itself. openat2(2).
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     rustix::fs::openat2(
@@ -62,14 +80,15 @@ const LINKS_MAX: u32 = 40;
 /// made from scratch does not have) is followed inside the root, and what it names is made.
 ///
 /// Each part is looked up and made beneath the descriptor of the one before, so that an exchanged
-/// part can lead nowhere else (CVE-2024-45310); links are read, never followed by the kernel.
-pub(super) fn locate_or_make(root: &OwnedFd, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
+/// part can lead nowhere else (CVE-2024-45310), and what was made is that very thing; links are read,
+/// never followed by the kernel.
+pub(super) fn locate_or_make(root: &Root, path: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
     match locate(root, path) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
     if left_out("made-inside") {
-        let below = Path::new("/proc/self/fd").join(root.as_raw_fd().to_string());
+        let below = Path::new("/proc/self/fd").join(root.as_fd().as_raw_fd().to_string());
         // What a link in the way leads to is as good as any other directory.
         let _ = std::fs::create_dir_all(below.join(relative(path)));
         return locate(root, path);
@@ -133,19 +152,23 @@ fn step(parent: &OwnedFd, name: &OsStr, kind: Kind) -> Result<OwnedFd, Errno> {
         Err(Errno::NOENT) => {}
         other => return other,
     }
-    match make(parent.as_fd(), Path::new(name), kind) {
+    match make(parent, Path::new(name), kind) {
         // Somebody was faster: theirs is as good.
-        Ok(()) | Err(Errno::EXIST) => open(),
-        Err(error) => Err(error),
+        Err(Errno::EXIST) => open(),
+        other => other,
     }
 }
 
-fn make(parent: BorrowedFd<'_>, name: &Path, kind: Kind) -> Result<(), Errno> {
+/// Makes a directory or an empty file, and gives that very one.
+pub(super) fn make(parent: &OwnedFd, name: &Path, kind: Kind) -> Result<OwnedFd, Errno> {
     match kind {
-        Kind::Directory => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)),
+        Kind::Directory => {
+            rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
+            place::open_made(parent, name.as_os_str().as_bytes(), FileType::Directory, None)
+        }
         Kind::File => {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o644))
         }
     }
 }
@@ -166,7 +189,7 @@ pub(super) fn relative(path: &Path) -> &Path {
 ///
 /// Anything else under that name — a pipe would block, a device would never end — is an error
 /// (CVE-2024-9676, CVE-2026-47262).
-pub(super) fn read_regular(root: &OwnedFd, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read_regular(root: &Root, path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     use std::io::Read as _;
     let place = match locate(root, path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
@@ -182,11 +205,7 @@ pub(super) fn read_regular(root: &OwnedFd, path: &Path, limit: u64) -> io::Resul
     if u64::try_from(stat.st_size).unwrap_or(0) > limit {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
-    let file = open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-    let opened = rustix::fs::fstat(&file)?;
-    if (opened.st_dev, opened.st_ino) != (stat.st_dev, stat.st_ino) {
-        return Err(io::Error::from_raw_os_error(libc::ESTALE));
-    }
+    let file = root.descriptors.reopen(&place, OFlags::RDONLY)?;
     let mut bytes = Vec::new();
     std::fs::File::from(file).take(limit).read_to_end(&mut bytes)?;
     Ok(Some(bytes))
@@ -221,12 +240,9 @@ mod tests {
         {
             std::os::unix::fs::symlink(target, root_path.join(link)).unwrap();
         }
-        let root = rustix::fs::open(
-            &root_path,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&root_path, flags, Mode::empty()).unwrap();
+        let root = Root::new(dir, Descriptors::open().unwrap());
         for path in ["/a/up/x", "/abs/x", "/../../host/x", "/new/deep/dir"] {
             let _ = locate_or_make(&root, Path::new(path), Kind::Directory);
         }

@@ -31,9 +31,11 @@ use oci_spec::runtime::Process;
 pub use self::cgroupfs::Hierarchy;
 pub use self::exec::{ExecPlan, run_exec};
 pub use self::failure::{InitFailure, Message, Step, describe};
+use self::files::Root;
 use crate::container::Record;
 use crate::known_bad::left_out;
 use crate::launch::protocol::WindowSize;
+use crate::place::Descriptors;
 use crate::seccomp::Program;
 use crate::sys;
 
@@ -57,6 +59,9 @@ pub struct Plan<'a> {
     pub joined_procfs: Option<OwnedFd>,
     /// A network namespace was made: its loopback interface is down.
     pub new_network: bool,
+    /// The volumes to fill from the image, as indices of their mounts and as what holds their
+    /// `_data`.
+    pub volumes: Vec<(usize, OwnedFd)>,
     /// `/etc/hosts` and its like: the target and the file, a detached mount.
     pub etc: Vec<(&'static str, OwnedFd)>,
     /// A `/dev/shm` of another container, a detached mount.
@@ -145,6 +150,8 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
         other => failure::at(Step::Keyring, 0, other)?,
     }
     command::limits(&process)?;
+    // While `/proc` is the host's, which shows this process too.
+    let descriptors = failure::at(Step::AttachRoot, 2, Descriptors::open())?;
     // After joining, or the namespace's root would be the caller's cgroup.
     if plan.private_cgroups {
         failure::at(CgroupNamespace, 0, sys::clone::unshare(libc::CLONE_NEWCGROUP))?;
@@ -167,7 +174,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     rustix::process::umask(rustix::fs::Mode::empty());
 
     rootfs::assemble(plan)?;
-    let root = failure::at(Step::AttachRoot, 1, plan.root.try_clone())?;
+    let root = Root::new(failure::at(Step::AttachRoot, 1, plan.root.try_clone())?, descriptors);
     // proc and sysfs must be mounted while the old root is still there (the kernel asks whether a
     // full instance is visible), and everything below is attached by descriptor.
     let proc = mounts::attach_all(plan, &root, shared)?;

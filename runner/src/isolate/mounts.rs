@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::failure::at;
-use super::files::{self, Kind};
+use super::files::{self, Kind, Root};
 use super::{Done, Plan, Step, cgroupfs, populate, rootfs};
 use crate::known_bad::left_out;
 use crate::spec::OF_OTHER_CONTAINER;
@@ -120,21 +120,21 @@ fn open_source(mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, Errno> {
 /// what a path leads to could be something else by now (CVE-2025-52881).
 pub(super) fn attach_all(
     plan: &Plan<'_>,
-    root: &OwnedFd,
+    root: &Root,
     mut shared: Vec<(usize, OwnedFd)>,
 ) -> Done<OwnedFd> {
     let mut procfs = None;
     let spec = &plan.record.spec;
     for (item, mount) in spec.mounts().as_deref().unwrap_or_default().iter().enumerate() {
         let options = parse(mount);
-        let volume = plan.record.volumes.iter().find(|volume| volume.mount == item);
         if options.is_bind {
-            let fill = volume.is_some_and(|volume| volume.populate);
+            let volume = plan.volumes.iter().find(|(mount, _)| *mount == item);
             let early = shared.iter().position(|(of, _)| *of == item);
             let early = early.map(|at| shared.swap_remove(at).1);
-            bind(plan, root, mount, &options, item, fill, early)?;
+            bind(plan, root, mount, &options, item, volume.map(|(_, volume)| volume), early)?;
         } else if is_of(mount, "cgroup") {
             let place = target(root, mount, Kind::Directory, item)?;
+            at(Step::MountTarget, item, leave_proc_alone(None, &place, mount.destination()))?;
             at(Step::Mount, item, cgroupfs::attach(plan, &place, options.set))?;
         } else {
             let mut options = options;
@@ -142,7 +142,8 @@ pub(super) fn attach_all(
             options.data.extend(mode.as_deref().map(|mode| ("mode", Some(mode))));
             let made = at(Step::Mount, item, make_or_take(plan, mount, &options))?;
             let place = target(root, mount, Kind::Directory, item)?;
-            leave_proc_alone(&made, &place, mount.destination(), item)?;
+            let kept = leave_proc_alone(Some(&made), &place, mount.destination());
+            at(Step::MountTarget, item, kept)?;
             at(Step::Mount, item, rootfs::attach(&made, &place))?;
             propagate(&made, &options, item)?;
             if is_of(mount, "proc") {
@@ -161,7 +162,7 @@ pub(super) fn attach_all(
 
 /// A tmpfs over a directory has that one's mode, unless it was told another: `/tmp` stays 1777, a
 /// home 0700. Source: runc, `mountToRootfs`.
-fn mode_of_place(root: &OwnedFd, mount: &Mount, options: &Options<'_>) -> Option<String> {
+fn mode_of_place(root: &Root, mount: &Mount, options: &Options<'_>) -> Option<String> {
     let is_told = options.data.iter().any(|(name, _)| *name == "mode");
     if mount.typ().as_deref() != Some("tmpfs") || is_told {
         return None;
@@ -172,7 +173,7 @@ fn mode_of_place(root: &OwnedFd, mount: &Mount, options: &Options<'_>) -> Option
 }
 
 /// Where a mount goes: found or made inside the root.
-fn target(root: &OwnedFd, mount: &Mount, kind: Kind, item: usize) -> Done<OwnedFd> {
+fn target(root: &Root, mount: &Mount, kind: Kind, item: usize) -> Done<OwnedFd> {
     let path = mount.destination();
     let of_kernel =
         matches!(mount.typ().as_deref(), Some("proc" | "sysfs")) && !left_out("proc-without-links");
@@ -214,18 +215,20 @@ const OVER_PROC: [&str; 11] = [
 
 /// Nothing else may pose as procfs, or lie over a part of it (CVE-2019-16884): later steps, and
 /// every security module, trust what they read and write there.
-fn leave_proc_alone(tree: &OwnedFd, place: &OwnedFd, path: &Path, item: usize) -> Done {
-    let is_procfs = |fd: &OwnedFd| {
-        rustix::fs::fstatfs(fd).is_ok_and(|found| found.f_type == rustix::fs::PROC_SUPER_MAGIC)
-    };
-    let poses = files::same(path, "/proc") && !is_procfs(tree);
+pub(super) fn leave_proc_alone(
+    tree: Option<&OwnedFd>,
+    place: &OwnedFd,
+    path: &Path,
+) -> Result<(), Errno> {
+    let poses = files::same(path, "/proc") && !tree.is_some_and(is_procfs);
     let covers = is_procfs(place)
         && !files::same(path, "/proc")
         && !OVER_PROC.iter().any(|allowed| files::same(path, allowed));
-    if (poses || covers) && !left_out("proc-kept-free") {
-        return Err(super::failure::failed(Step::MountTarget, item, libc::EPERM));
-    }
-    Ok(())
+    if (poses || covers) && !left_out("proc-kept-free") { Err(Errno::PERM) } else { Ok(()) }
+}
+
+pub(super) fn is_procfs(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|found| found.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }
 
 /// A file system of its own, detached, or the procfs of those whose processes it shares.
@@ -265,11 +268,11 @@ fn make(mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, Errno> {
 
 fn bind(
     plan: &Plan<'_>,
-    root: &OwnedFd,
+    root: &Root,
     mount: &Mount,
     options: &Options<'_>,
     item: usize,
-    fill_from_image: bool,
+    volume: Option<&OwnedFd>,
     early: Option<OwnedFd>,
 ) -> Done {
     let is_of_other = mount.source().as_deref() == Some(Path::new(OF_OTHER_CONTAINER));
@@ -281,9 +284,10 @@ fn bind(
     let is_directory = at(Step::MountSource, item, files::is_directory(&tree))?;
     let kind = if is_directory { Kind::Directory } else { Kind::File };
     let place = target(root, mount, kind, item)?;
-    leave_proc_alone(&tree, &place, mount.destination(), item)?;
-    if fill_from_image && is_directory {
-        at(Step::Populate, item, populate::fill_if_empty(&place, &tree))?;
+    let kept = leave_proc_alone(Some(&tree), &place, mount.destination());
+    at(Step::MountTarget, item, kept)?;
+    if let (Some(volume), true) = (volume, is_directory) {
+        at(Step::Populate, item, populate::fill_if_empty(&root.descriptors, &place, volume))?;
     }
     if options.set | options.clear != 0 {
         let attributes =
@@ -302,7 +306,7 @@ fn propagate(mount: &OwnedFd, options: &Options<'_>, item: usize) -> Done {
 }
 
 /// `/etc/hosts` and its like, over whatever the image has there.
-pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
+pub(super) fn attach_etc(plan: &Plan<'_>, root: &Root) -> Done {
     let spec = &plan.record.spec;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let read_only = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly);
@@ -319,6 +323,7 @@ pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
         }
         let place = files::locate_or_make(root, Path::new(target), Kind::File);
         let place = at(Step::EtcFile, item, place)?;
+        at(Step::EtcFile, item, leave_proc_alone(Some(tree), &place, Path::new(target)))?;
         at(Step::EtcFile, item, rootfs::attach(tree, &place))?;
     }
     if !mounts.iter().any(|mount| files::same(mount.destination(), "/etc")) {
@@ -329,7 +334,7 @@ pub(super) fn attach_etc(plan: &Plan<'_>, root: &OwnedFd) -> Done {
 
 /// Where old programs read what is mounted; Docker makes it as well. An image that has one, or
 /// whose `/etc` is no directory, keeps what it has.
-fn link_mount_table(root: &OwnedFd) {
+fn link_mount_table(root: &Root) {
     if let Ok(etc) = files::locate(root, Path::new("/etc")) {
         let _ = rustix::fs::symlinkat("/proc/mounts", &etc, "mtab");
     }

@@ -9,11 +9,12 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::failure::{at, failed};
+use super::files::Root;
 use super::{Done, Step, files, rootfs};
 use crate::known_bad::left_out;
 use crate::sys::mount::{Attributes, RDONLY, set_attributes};
 
-fn place(root: &OwnedFd, path: &str, step: Step, item: usize) -> Done<Option<OwnedFd>> {
+fn place(root: &Root, path: &str, step: Step, item: usize) -> Done<Option<OwnedFd>> {
     match files::locate(root, Path::new(path)) {
         Ok(place) => Ok(Some(place)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -23,7 +24,7 @@ fn place(root: &OwnedFd, path: &str, step: Step, item: usize) -> Done<Option<Own
 
 /// A detached copy of the mount tree at `place`, read-only, put on top of it. The place is
 /// resolved once: what is made read-only is what was found.
-pub(super) fn make_read_only(root: &OwnedFd, paths: &[String]) -> Done {
+pub(super) fn make_read_only(root: &Root, paths: &[String]) -> Done {
     for (item, path) in paths.iter().enumerate() {
         let step = Step::ReadOnlyPath;
         let Some(place) = place(root, path, step, item)? else { continue };
@@ -48,7 +49,7 @@ pub(super) fn clone_tree(place: &OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 /// Files are covered with `/dev/null`, directories with an empty read-only directory.
-pub(super) fn mask(root: &OwnedFd, paths: &[String]) -> Done {
+pub(super) fn mask(root: &Root, paths: &[String]) -> Done {
     let mut null = None;
     let mut empty = None;
     let paths = if left_out("masked") { &[] } else { paths };
@@ -89,7 +90,7 @@ fn empty_directory() -> Result<OwnedFd, Errno> {
 
 /// The container's `/dev/null`, looked at: something else under that name would leave the path
 /// readable, or give it other content (CVE-2025-31133).
-fn null_device(root: &OwnedFd) -> Result<OwnedFd, Errno> {
+fn null_device(root: &Root) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let null = files::locate_without_links(root, Path::new("/dev/null"))
         .or_else(|_| rustix::fs::openat(CWD, "/dev/null", flags, Mode::empty()))?;

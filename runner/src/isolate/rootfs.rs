@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
 use super::failure::at;
+use super::files::Root;
 use super::{Done, Plan, Step, paths};
 use crate::container::Record;
 use crate::sys::mount::{Attributes, RDONLY, set_attributes};
@@ -34,7 +35,7 @@ pub(super) fn attach(mount: &OwnedFd, place: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Makes `root` the root of this mount namespace, and lets go of the host's.
-pub(super) fn pivot(root: &OwnedFd) -> Done {
+pub(super) fn pivot(root: &Root) -> Done {
     let go = || -> Result<(), Errno> {
         let old = rustix::fs::open(
             "/",
@@ -57,7 +58,7 @@ pub(super) fn pivot(root: &OwnedFd) -> Done {
 }
 
 /// The read-only root, read-only paths and masked paths.
-pub(super) fn seal(plan: &Plan<'_>, root: &OwnedFd) -> Done {
+pub(super) fn seal(plan: &Plan<'_>, root: &Root) -> Done {
     let spec = &plan.record.spec;
     if spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly).unwrap_or(false) {
         let read_only = Attributes { set: RDONLY, ..Attributes::default() };

@@ -10,8 +10,8 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
 use super::failure::{Message, at};
-use super::files::{self, Kind};
-use super::{Done, Stdio, Step, paths, rootfs};
+use super::files::{self, Kind, Root};
+use super::{Done, Stdio, Step, mounts, paths, rootfs};
 use crate::known_bad::left_out;
 use crate::launch::protocol::WindowSize;
 
@@ -35,7 +35,7 @@ pub(super) enum Console {
 
 pub(super) fn open(
     stdio: &Stdio,
-    root: &OwnedFd,
+    root: &Root,
     status: &OwnedFd,
     console: Console,
 ) -> Done<Standard> {
@@ -58,38 +58,42 @@ pub(super) fn open(
 }
 
 /// The container's `/dev/null`. Its root can put something else there, which would be read or, a
-/// fifo, waited for.
-fn null(root: &OwnedFd) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let null = files::open(root, Path::new("/dev/null"), flags)?;
-    let stat = rustix::fs::fstat(&null)?;
-    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (1, 3);
-    if !is_null {
-        return Err(Errno::NXIO);
+/// fifo, waited for; then it is a pipe that has ended, where nothing is read either. Never the
+/// host's: whoever has it open can change its mode.
+fn null(root: &Root) -> Result<OwnedFd, Errno> {
+    let found = files::locate(root, Path::new("/dev/null"));
+    match found.and_then(|null| if is_device(&null, (1, 3))? { Ok(null) } else { Err(Errno::NXIO) })
+    {
+        Ok(null) => root.descriptors.reopen(&null, OFlags::RDONLY),
+        Err(_) if !left_out("null-replaced") => {
+            Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?.0)
+        }
+        Err(error) => Err(error),
     }
-    rustix::fs::fcntl_setfl(&null, OFlags::empty())?;
-    Ok(null)
+}
+
+fn is_device(place: &OwnedFd, numbers: (u32, u32)) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(place)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == numbers)
 }
 
 /// A new pair in the container's devpts. The launcher gets one end; the other is returned.
 fn make(
-    root: &OwnedFd,
+    root: &Root,
     window: Option<WindowSize>,
     status: &OwnedFd,
     console: Console,
 ) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    let ours = files::open(root, Path::new("/dev/pts/ptmx"), flags)?;
+    let place = files::locate(root, Path::new("/dev/pts/ptmx"))?;
     // It must be a devpts's own multiplexer: another file's "other end" could be anything, and a
     // node of the same numbers elsewhere leads to whichever devpts lies beside it (CVE-2025-52565).
-    let stat = rustix::fs::fstat(&ours)?;
-    let is_multiplexer = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)) == (5, 2)
-        && rustix::fs::fstatfs(&ours)?.f_type == DEVPTS_SUPER_MAGIC;
+    let is_multiplexer =
+        is_device(&place, (5, 2))? && rustix::fs::fstatfs(&place)?.f_type == DEVPTS_SUPER_MAGIC;
     if !is_multiplexer && !left_out("terminal-checked") {
         return Err(Errno::NXIO);
     }
+    let ours = root.descriptors.reopen(&place, OFlags::RDWR | OFlags::NOCTTY)?;
     rustix::pty::unlockpt(&ours)?;
     // By the descriptor and not by the name /dev/pts/N, which somebody could exchange.
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -105,8 +109,10 @@ fn make(
     Ok(theirs)
 }
 
-fn show_as_console(root: &OwnedFd, terminal: &OwnedFd) -> Result<(), Errno> {
-    let place = files::locate_or_make(root, Path::new("/dev/console"), Kind::File)?;
+fn show_as_console(root: &Root, terminal: &OwnedFd) -> Result<(), Errno> {
+    let path = Path::new("/dev/console");
+    let place = files::locate_or_make(root, path, Kind::File)?;
+    mounts::leave_proc_alone(Some(terminal), &place, path)?;
     let tree = paths::clone_tree(terminal)?;
     rootfs::attach(&tree, &place)
 }

@@ -3,12 +3,13 @@
 //! Strict on purpose. A number is a number and never a name; what does not fit into 31 bits is
 //! refused where the record is made (CVE-2024-40635, CVE-2026-46680, CVE-2026-30892).
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use super::failure::{at, failed};
+use super::files::Root;
 use super::{Done, Step, files};
 use crate::known_bad::left_out;
+use crate::spec;
 
 /// Largest passwd or group file that is read, in bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -22,7 +23,7 @@ pub(super) struct User {
     pub(super) home: String,
 }
 
-pub(super) fn look_up(root: &OwnedFd, text: &str, added: &[String]) -> Done<User> {
+pub(super) fn look_up(root: &Root, text: &str, added: &[String]) -> Done<User> {
     let read = |path: &str, item| {
         at(Step::UserFile, item, files::read_regular(root, Path::new(path), FILE_MAX))
             .map(|bytes| String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned())
@@ -41,7 +42,7 @@ fn find(text: &str, added: &[String], passwd: &str, group: &str) -> Result<User,
     let number = match left_out("user-strict") {
         // As by atoi(3): what is no number is 0.
         true => Some(user.parse::<u64>().unwrap_or(0) as u32),
-        false => user.parse::<u32>().ok().filter(|_| user.bytes().all(|b| b.is_ascii_digit())),
+        false => spec::id(user),
     };
     let entry = passwd.lines().filter_map(Account::parse).find(|account| match number {
         Some(uid) => account.uid == uid,
@@ -93,11 +94,16 @@ impl<'a> Account<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         let mut fields = line.split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
-        let uid = fields.nth(1)?.parse().ok()?;
-        let gid = fields.next()?.parse().ok()?;
+        let uid = id(fields.nth(1)?)?;
+        let gid = id(fields.next()?)?;
         let home = fields.nth(1).unwrap_or("");
         Some(Self { name, uid, gid, home })
     }
+}
+
+/// An id in a file of the image. What is none makes its line a malformed one.
+fn id(text: &str) -> Option<u32> {
+    if left_out("ids-of-31-bits") { text.parse().ok() } else { spec::id(text) }
 }
 
 /// Name, id, members. Source: group(5).
@@ -105,14 +111,14 @@ fn groups(text: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     text.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
-        let gid = fields.nth(1)?.parse().ok()?;
+        let gid = id(fields.nth(1)?)?;
         Some((name, gid, fields.next().unwrap_or("")))
     })
 }
 
 fn group_id(name: &str, text: &str) -> Option<u32> {
     if name.bytes().all(|b| b.is_ascii_digit()) {
-        return name.parse().ok().filter(|&id| id <= i32::MAX.cast_unsigned());
+        return spec::id(name);
     }
     groups(text).find(|(known, _, _)| *known == name).map(|(_, gid, _)| gid)
 }
@@ -123,6 +129,10 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
         4294967296:x:0:0::/:/bin/sh\n\
+        nobody32:x:4294967295:0::/:/bin/sh\n\
+        plus:x:+0:0::/:/bin/sh\n\
+        minus:x:0:-1::/:/bin/sh\n\
+        large:x:2147483648:0::/:/bin/sh\n\
         1000:x:0:0:a trap:/:/bin/sh\n\
         app:x:1000:1001:App:/home/app:/bin/sh\nbroken:x\n";
     const GROUP: &str = "root:x:0:\nwheel:x:10:root,app\napp:x:1001:\naudio:x:29:app\n";
@@ -144,6 +154,13 @@ mod tests {
             ("5", Ok((5, 0, vec![0], "/".to_owned()))),
             ("nobody", Err(Step::NoSuchUser)),
             ("broken", Err(Step::NoSuchUser)),
+            ("nobody32", Err(Step::NoSuchUser)),
+            ("plus", Err(Step::NoSuchUser)),
+            ("minus", Err(Step::NoSuchUser)),
+            ("large", Err(Step::NoSuchUser)),
+            ("2147483648", Err(Step::NoSuchUser)),
+            ("2147483647", Ok((2147483647, 0, vec![0], "/".to_owned()))),
+            ("+0", Err(Step::NoSuchUser)),
             ("app:nogroup", Err(Step::NoSuchGroup)),
         ] {
             assert_eq!(find_user(text), want, "{text:?}");

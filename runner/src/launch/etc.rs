@@ -1,9 +1,10 @@
 //! `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` of a container.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rustix::fs::CWD;
@@ -39,8 +40,9 @@ pub(super) fn write(
             // A link, so that they are there for as long as either container needs them.
             Some(theirs) => fs::hard_link(theirs.join(name), &path)?,
             None => {
-                fs::write(&path, text)?;
-                fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+                let mut file = fs::File::create(&path)?;
+                file.write_all(text.as_bytes())?;
+                file.set_permissions(fs::Permissions::from_mode(0o644))?;
             }
         }
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

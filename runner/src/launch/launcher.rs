@@ -302,6 +302,7 @@ impl Made<'_> {
             joined_pid: copies(namespaces.pid.as_ref())?.pop(),
             joined_procfs: share::procfs(self.dirs, record)?,
             new_network: namespaces.new & libc::CLONE_NEWNET != 0,
+            volumes: self.volumes()?,
             etc: self.etc()?,
             shm: share::shm(self.dirs, record)?,
             stdio,
@@ -318,6 +319,20 @@ impl Made<'_> {
         };
         etc::write(self.run_path(), &self.record, of_other.as_deref())
             .map_err(failed("cannot make /etc/hosts and its like"))
+    }
+
+    /// The volumes that are filled from the image. What holds a volume's content is opened here: no
+    /// container can, so a lock on it is ours alone.
+    fn volumes(&self) -> Result<Vec<(usize, OwnedFd)>, Failure> {
+        let filled = self.record.volumes.iter().filter(|volume| volume.populate);
+        let opened = filled.map(|volume| {
+            let path = self.store.volumes().join(&volume.name);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            rustix::fs::open(&path, flags, Mode::empty())
+                .map(|volume_directory| (volume.mount, volume_directory))
+                .map_err(|error| ours(format!("cannot open volume {}: {error}", volume.name), None))
+        });
+        opened.collect()
     }
 
     /// The root file system, by whichever form this kernel has.

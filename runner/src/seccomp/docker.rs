@@ -34,6 +34,19 @@ pub(super) fn filter(host: Architecture, held: &Capabilities) -> Filter {
     }
 }
 
+/// Takes socketcall(2) away, by which 32-bit programs could open a socket of any family: its
+/// arguments lie in memory, where no filter sees them. To the C library it is a call that this
+/// kernel does not have, and socket(2) is.
+pub(super) fn make_strict(filter: &mut Filter) {
+    let refused = Rule { action: Action::Errno(libc::ENOSYS as u16), when: Vec::new() };
+    for calls in &mut filter.calls {
+        let numbers = TABLE.iter().find(|(name, ..)| *name == "socketcall");
+        if let Some(number) = numbers.and_then(|(_, row, _)| calls.architecture.number(row)) {
+            calls.rules.insert(number, vec![refused.clone()]);
+        }
+    }
+}
+
 fn rules_of(policy: Policy, held: &Capabilities) -> Vec<Rule> {
     let always = |action| vec![Rule { action, when: Vec::new() }];
     let is_admin = held.contains(&Capability::SysAdmin);

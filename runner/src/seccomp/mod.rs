@@ -18,6 +18,7 @@ pub use self::compile::{Instruction, Program};
 pub use self::oci::SeccompError;
 pub use self::oci::read_profile;
 use crate::container::{Record, Seccomp};
+use crate::known_bad::left_out;
 
 /// The program for the container of `record`; `None` where it runs unconfined.
 ///
@@ -27,19 +28,19 @@ pub fn program_of(record: &Record) -> Result<Option<Program>, SeccompError> {
     let linux = record.spec.linux().as_ref();
     match record.seccomp {
         Seccomp::Unconfined => Ok(None),
-        Seccomp::Docker => {
+        Seccomp::Docker | Seccomp::Strict => {
             let process = record.spec.process().as_ref();
             let held = process.and_then(|process| process.capabilities().as_ref());
             let held = held.and_then(|sets| sets.bounding().as_ref());
-            Ok(Some(docker_program(held.unwrap_or(&Capabilities::new()))))
+            let none = Capabilities::new();
+            let mut filter = docker::filter(Architecture::HOST, held.unwrap_or(&none));
+            if record.seccomp == Seccomp::Strict && !left_out("socketcall-denied") {
+                docker::make_strict(&mut filter);
+            }
+            Ok(Some(compile::compile(&filter)))
         }
         Seccomp::Spec => linux.and_then(|linux| linux.seccomp().as_ref()).map(program).transpose(),
     }
-}
-
-/// Docker's default policy for a container that holds `capabilities`.
-pub fn docker_program(capabilities: &Capabilities) -> Program {
-    compile::compile(&docker::filter(Architecture::HOST, capabilities))
 }
 
 /// The program for a policy of the OCI runtime configuration.

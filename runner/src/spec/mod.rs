@@ -160,6 +160,7 @@ pub fn record(
         },
         seccomp: match seccomp {
             SeccompChoice::Docker => Seccomp::Docker,
+            SeccompChoice::Strict => Seccomp::Strict,
             SeccompChoice::Unconfined => Seccomp::Unconfined,
             SeccompChoice::Spec(_) => Seccomp::Spec,
         },
@@ -214,6 +215,13 @@ fn workdir(request: &Request, image: &Execution) -> Result<PathBuf, SpecError> {
     }
 }
 
+/// A user's or group's number: digits alone, of 31 bits, which is Docker's range. Above it lies the
+/// kernel's "no change", which as an argument of setresuid(2) leaves root what it is.
+pub fn id(text: &str) -> Option<u32> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|&id| is_number && id <= i32::MAX.cast_unsigned())
+}
+
 /// Strict: `0:`, `:0`, `+5`, `1 000` name nobody, least of all root (CVE-2026-30892).
 ///
 /// # Errors
@@ -232,8 +240,7 @@ pub fn check_user(text: &str) -> Result<(), SpecError> {
             && !name.starts_with(['-', '+'])
             && !name.contains([':', '/', '\0'])
             && !name.contains(char::is_whitespace)
-            // Source: Docker's range; above it the kernel's "no user" begins.
-            && (!is_number || name.parse::<u32>().is_ok_and(|id| id <= i32::MAX as u32))
+            && (!is_number || id(name).is_some())
     };
     if is_name(user) && group.is_none_or(is_name) || left_out("user-strict") {
         Ok(())
@@ -248,6 +255,7 @@ fn choose_seccomp(
 ) -> Result<SeccompChoice, SpecError> {
     Ok(match &request.seccomp {
         SeccompRequest::Default if request.privileged => SeccompChoice::Unconfined,
+        SeccompRequest::Default if request.strict => SeccompChoice::Strict,
         SeccompRequest::Default => SeccompChoice::Docker,
         SeccompRequest::Unconfined => SeccompChoice::Unconfined,
         SeccompRequest::Profile(bytes) => {
@@ -273,7 +281,7 @@ fn linux(request: &Request, seccomp: &SeccompChoice) -> Result<Linux, SpecError>
         .set_sysctl(sysctls(request)?)
         .set_seccomp(match seccomp {
             SeccompChoice::Spec(policy) => Some((**policy).clone()),
-            SeccompChoice::Docker | SeccompChoice::Unconfined => None,
+            SeccompChoice::Docker | SeccompChoice::Strict | SeccompChoice::Unconfined => None,
         });
     Ok(linux)
 }

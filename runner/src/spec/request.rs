@@ -198,6 +198,7 @@ pub struct Host {
 #[derive(Clone, Debug)]
 pub(super) enum SeccompChoice {
     Docker,
+    Strict,
     Unconfined,
     Spec(Box<LinuxSeccomp>),
 }

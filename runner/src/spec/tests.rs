@@ -239,6 +239,7 @@ fn privileged_and_strict() {
     assert_eq!(process(&record).no_new_privileges(), Some(true));
     let pids = linux(&record).resources().as_ref().unwrap().pids().as_ref().unwrap();
     assert_eq!(pids.limit(), 1024);
+    assert_eq!(record.seccomp, Seccomp::Strict);
 
     let mut request = plain();
     request.shows_system_paths = true;

@@ -4,6 +4,7 @@
 
 pub mod bpf;
 pub mod clone;
+pub mod fs;
 pub mod mount;
 pub mod process;
 pub mod surroundings;

@@ -13,6 +13,7 @@ use super::limits::{DEPTH_MAX, Limits, PATH_BYTES_MAX, too_many_bytes, too_many_
 use super::report::{Refusal, RefusalKind, Unpacked};
 use super::stream::Stream;
 use super::tree::{self, Tree, split};
+use crate::place::{self, Descriptors};
 
 /// Marks a name as removed. Source: image-spec layer.md, "Whiteouts".
 const WHITEOUT: &[u8] = b".wh.";
@@ -24,23 +25,25 @@ const AUFS: &[u8] = b".wh..wh.";
 pub(crate) struct Extractor<R: Read> {
     stream: Stream<R>,
     tree: Tree,
+    descriptors: Descriptors,
     limits: Limits,
     entries: u64,
     bytes: u64,
 }
 
 impl<R: Read> Extractor<R> {
-    /// Writes into `root`, an empty directory.
+    /// Writes into `tree`, whose root is an empty directory.
     pub(crate) fn new(
         decoder: Decoder<R>,
         algorithm: Algorithm,
-        root: OwnedFd,
-        opaque_mark: &'static str,
+        tree: Tree,
+        descriptors: Descriptors,
         limits: Limits,
     ) -> Self {
         Self {
             stream: Stream::new(decoder, algorithm, limits.bytes),
-            tree: Tree::new(root, opaque_mark),
+            tree,
+            descriptors,
             limits,
             entries: 0,
             bytes: 0,
@@ -184,7 +187,7 @@ impl<R: Read> Extractor<R> {
         // Its target is data: it is never followed here, and inside the container it cannot lead
         // out of the root.
         self.tree.place(path, |dir, name| rustix::fs::symlinkat(&entry.link[..], dir, name))?;
-        self.attributes_by_name(path, entry)
+        self.settle(path, entry, FileType::Symlink)
     }
 
     fn node(&mut self, path: &[u8], entry: &Entry, kind: FileType) -> Result<(), Refusal> {
@@ -194,37 +197,29 @@ impl<R: Read> Extractor<R> {
         };
         let mode = Mode::from_raw_mode(entry.mode & 0o777);
         self.tree.place(path, |dir, name| rustix::fs::mknodat(dir, name, kind, mode, device))?;
-        self.attributes_by_name(path, entry)
+        self.settle(path, entry, kind)
     }
 
-    /// Owner, mode, xattrs and times of something that cannot be opened; never through a link.
-    fn attributes_by_name(&mut self, path: &[u8], entry: &Entry) -> Result<(), Refusal> {
+    /// Owner, mode, xattrs and times of something that cannot be opened for reading.
+    fn settle(&mut self, path: &[u8], entry: &Entry, kind: FileType) -> Result<(), Refusal> {
         let (parent, name) = split(path);
         let dir = self.tree.directory(parent)?;
+        let device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice)
+            .then_some(entry.device);
+        let made = place::open_made(&dir, name, kind, device)
+            .map_err(|error| Refusal::system("open what was made", error))?;
         if entry.uid != 0 || entry.gid != 0 {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::chownat(&*dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| Refusal::system("set its owner", error))?;
+            place::change_owner(&made, entry.uid, entry.gid).map_err(owner_failed)?;
         }
-        if !entry.xattrs.is_empty() {
-            // The only calls that reach a link's own attributes take a path; this process is
-            // alone with the tree and works from its directory.
-            rustix::process::fchdir(&*dir)
-                .map_err(|error| Refusal::system("set its attributes", error))?;
-            for (xattr, value) in
-                entry.xattrs.iter().filter(|(xattr, _)| !super::speaks_to_overlay(xattr))
-            {
-                let flags = rustix::fs::XattrFlags::empty();
-                tree::xattr_set(xattr, rustix::fs::lsetxattr(name, xattr.as_str(), value, flags))?;
-            }
+        for (xattr, value) in
+            entry.xattrs.iter().filter(|(xattr, _)| !super::speaks_to_overlay(xattr))
+        {
+            tree::xattr_set(xattr, self.descriptors.set_xattr(&made, xattr, value))?;
         }
-        if entry.kind != Kind::Symlink && entry.mode & 0o7000 != 0 {
-            // No link: this process has just made it, and nobody else is in this tree.
-            rustix::fs::chmodat(&*dir, name, Mode::from_raw_mode(entry.mode), AtFlags::empty())
-                .map_err(|error| Refusal::system("set its mode", error))?;
+        if kind != FileType::Symlink && entry.mode & 0o7000 != 0 {
+            self.descriptors.change_mode(&made, entry.mode).map_err(mode_failed)?;
         }
-        rustix::fs::utimensat(&*dir, name, &tree::times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| Refusal::system("set its times", error))
+        place::change_times(&made, &tree::times(entry.mtime)).map_err(times_failed)
     }
 
     fn hard_link(&mut self, path: &[u8], entry: &Entry) -> Result<(), Refusal> {
@@ -278,24 +273,33 @@ impl<R: Read> Extractor<R> {
     ) -> Result<(), Refusal> {
         let (parent, name) = split(path);
         let dir = self.tree.directory(parent)?;
-        let mode = Mode::from_raw_mode(entry.mode);
-        let is_symlink = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let link = place::open_made(&dir, name, kind, None)
+            .map_err(|error| Refusal::system("open what was made", error))?;
         let owner_differs = (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid);
         if owner_differs {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::chownat(&*dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(|error| Refusal::system("set its owner", error))?;
+            place::change_owner(&link, entry.uid, entry.gid).map_err(owner_failed)?;
         }
-        if is_symlink {
+        if kind == FileType::Symlink {
             return Ok(());
         }
         if owner_differs || stat.st_mode & 0o7777 != entry.mode {
-            rustix::fs::chmodat(&*dir, name, mode, AtFlags::empty())
-                .map_err(|error| Refusal::system("set its mode", error))?;
+            self.descriptors.change_mode(&link, entry.mode).map_err(mode_failed)?;
         }
-        rustix::fs::utimensat(&*dir, name, &tree::times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| Refusal::system("set its times", error))
+        place::change_times(&link, &tree::times(entry.mtime)).map_err(times_failed)
     }
+}
+
+fn owner_failed(error: Errno) -> Refusal {
+    Refusal::system("set its owner", error)
+}
+
+fn mode_failed(error: Errno) -> Refusal {
+    Refusal::system("set its mode", error)
+}
+
+fn times_failed(error: Errno) -> Refusal {
+    Refusal::system("set its times", error)
 }
 
 fn texts(paths: &[Vec<u8>]) -> Vec<String> {

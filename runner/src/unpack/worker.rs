@@ -16,7 +16,9 @@ use super::decode::Decoder;
 use super::extract::Extractor;
 use super::limits::{Limits, WORKER_MEMORY_MAX};
 use super::report::{Refusal, RefusalKind, Report};
+use super::tree::Tree;
 use crate::known_bad::left_out;
+use crate::place::Descriptors;
 
 /// The word by which `rrun` knows that it is a worker.
 pub const VERB: &str = "unpack-worker";
@@ -77,12 +79,16 @@ fn extract(algorithm: &str, entries: &str, bytes: &str) -> Result<Report, Refusa
             .map_err(|error| Refusal::system("open the staging directory", error))?;
     // Modes are the entries', exactly.
     rustix::process::umask(Mode::empty());
+    // While there is a `/proc`.
+    let descriptors = Descriptors::open()
+        .map_err(|error| Refusal::system("open its own descriptors in /proc", error))?;
     enter(&root)?;
     confine()?;
     let mark =
         if crate::images::is_root() { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
     let decoder = Decoder::new(input())?;
-    Extractor::new(decoder, algorithm, root, mark, limits).run().map(Report::Unpacked)
+    let tree = Tree::new(root, mark);
+    Extractor::new(decoder, algorithm, tree, descriptors, limits).run().map(Report::Unpacked)
 }
 
 /// The second wall: paths are resolved beneath the descriptor, and there is nothing else to reach.

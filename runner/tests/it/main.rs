@@ -2,6 +2,7 @@
 //! linked once; one module per suite. Needs root, overlayfs, and the static shell of the package
 //! `busybox-static`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+#![allow(clippy::disallowed_methods, reason = "nobody exchanges a test's own names")]
 
 mod cgroup;
 mod cli;

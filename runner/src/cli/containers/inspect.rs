@@ -457,7 +457,7 @@ fn security_options(record: &Record) -> Option<Vec<String>> {
     match record.seccomp {
         Seccomp::Unconfined if !is_privileged(record) => all.push("seccomp=unconfined".to_owned()),
         Seccomp::Spec => all.push("seccomp=profile".to_owned()),
-        Seccomp::Docker | Seccomp::Unconfined => {}
+        Seccomp::Docker | Seccomp::Strict | Seccomp::Unconfined => {}
     }
     (!all.is_empty()).then_some(all)
 }

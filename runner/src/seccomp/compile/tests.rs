@@ -154,6 +154,20 @@ fn docker_policy_by_example() {
 }
 
 #[test]
+fn the_strict_policy_has_no_socketcall() {
+    const I386: u32 = 0x4000_0003;
+    let arguments = [1, 0, 0, 0, 0, 0];
+    let mut filter = docker::filter(Architecture::X8664, &caps(&[]));
+    assert_eq!(run(&compile(&filter), I386, 102, arguments), Action::Allow.value());
+    docker::make_strict(&mut filter);
+    let strict = compile(&filter);
+    agrees(&filter);
+    assert_eq!(run(&strict, I386, 102, arguments), ENOSYS.value());
+    assert_eq!(run(&strict, I386, 359, [2, 0, 0, 0, 0, 0]), Action::Allow.value());
+    assert_eq!(run(&strict, I386, 359, [40, 0, 0, 0, 0, 0]), EPERM.value());
+}
+
+#[test]
 fn the_tree_is_short() {
     let program = compile(&docker::filter(Architecture::X8664, &caps(&[])));
     // Instructions from entry to answer, at worst: what the kernel repeats for every number.

@@ -18,12 +18,15 @@ fn bait(host: &Host) -> (std::path::PathBuf, String) {
 fn cve_2016_9962_a_joining_process_cannot_be_looked_into() {
     let host = Host::new();
     // Root in the container stops whatever joins it, before it is its program, and looks into it.
-    let script = "trap 'exit 0' TERM; while :; do for d in /proc/[0-9]*; do read -r name < $d/comm; \
-                  [ \"$name\" = rrun ] && kill -STOP ${d#/proc/} && { readlink $d/exe && echo seen \
+    let script = "trap 'exit 0' TERM; mkdir /d; : > /d/true; while :; do for d in /proc/[0-9]*; do \
+                  read -r name < $d/comm; [ \"$name\" = rrun ] && kill -STOP ${d#/proc/} && { \
+                  exe=$(readlink $d/exe) && { [ $exe = /bin/busybox ] || echo seen $exe; } \
                   || echo hidden; kill -KILL ${d#/proc/}; }; done 2> /dev/null; done";
     host.detached("box", &[], script);
+    // What cannot be executed is passed over, which takes a while: long enough to be found.
+    let path = format!("PATH={}/bin", "/d:".repeat(4000));
     let looked = until("a process that joins", || {
-        host.rrun(&["exec", "box", "true"]);
+        host.rrun(&["exec", "-e", &path, "box", "true"]);
         Some(host.ok(&["logs", "box"])).filter(|words| !words.is_empty())
     });
     assert!(looked.starts_with("hidden"), "{looked}");
@@ -250,9 +253,18 @@ fn cve_2026_41579_an_images_dev_is_no_way_out() {
 #[test]
 fn cve_2026_30892_a_user_is_who_it_says_or_nobody() {
     let host = Host::new();
-    for user in
-        ["4294967296", "-1", "+0", " 0", "0x0", "nobody-of-that-name", "over", "1000:9999999999"]
-    {
+    for user in [
+        "4294967296",
+        "-1",
+        "+0",
+        " 0",
+        "0x0",
+        "nobody-of-that-name",
+        "over",
+        "max",
+        "plus",
+        "1000:9999999999",
+    ] {
         let run = host.run(&["-u", user], &["id", "-u"]);
         assert_eq!((run.code, run.out.as_str()), (125, ""), "{user}: {run:?}");
     }

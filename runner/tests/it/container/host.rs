@@ -4,9 +4,12 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::container::support::{Host, field};
+use serde_json::json;
+
+use crate::container::support::{Entry, Host, end_of, field};
 
 /// Looks, without pause and with all rights, at every process that shows in the procfs of the
 /// container whose first process has the number `init`, and tells what one of them had that the
@@ -166,6 +169,266 @@ fn one_that_enters_anothers_processes_has_nothing_of_the_host_either() {
     host.assert_clean(None);
 }
 
+/// Neighbours that share volumes with containers: they exchange what lies in them for links that
+/// lead to a file and a directory of the host, without pause.
+struct Neighbours<'a> {
+    /// The content of a volume that is filled at each start, and of one that is not.
+    filled: PathBuf,
+    shared: PathBuf,
+    /// What the links name.
+    bait: &'a Path,
+    stop: &'a AtomicBool,
+}
+
+/// In the shared volume: a mount's target, a device, a working directory, files of `/etc`.
+const SHARED: [&str; 5] = ["sub", "device", "work", "hosts", "resolv.conf"];
+
+/// Pipes in the image, where the other volume is mounted.
+const PIPES: usize = 40;
+
+impl Neighbours<'_> {
+    fn exchange(directory: &Path, name: &str, target: &Path) {
+        let (name, link) = (directory.join(name), directory.join(format!(".{name}")));
+        let _ = std::os::unix::fs::symlink(target, &link);
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        let cwd = rustix::fs::CWD;
+        let _ = rustix::fs::renameat_with(cwd, &name, cwd, &link, flags);
+    }
+
+    /// The volume is filled while it is empty: nothing is put there before the first entry shows.
+    fn beside_the_filled(&self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            for number in 0..PIPES {
+                let name = format!("pipe{number}");
+                if std::fs::symlink_metadata(self.filled.join(&name)).is_ok() {
+                    Self::exchange(&self.filled, &name, &self.bait.join("file"));
+                }
+            }
+        }
+    }
+
+    fn beside_the_shared(&self) {
+        for round in 0_usize.. {
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
+            for name in SHARED {
+                let target = match (round % 3, name) {
+                    (0, _) => self.bait.join("file"),
+                    (1, _) => self.bait.join("directory"),
+                    _ => PathBuf::from("/proc/sys/kernel"),
+                };
+                Self::exchange(&self.shared, name, &target);
+                if round % 64 < 2 {
+                    // Missing, so that it is made.
+                    for name in [name.to_owned(), format!(".{name}")] {
+                        let path = self.shared.join(name);
+                        let _ = std::fs::remove_file(&path);
+                        let _ = std::fs::remove_dir_all(&path);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Everything about the bait that somebody could have changed.
+fn facts(bait: &Path) -> String {
+    let mut facts = String::new();
+    for path in [bait.to_owned(), bait.join("file"), bait.join("directory")] {
+        let it = std::fs::symlink_metadata(&path).unwrap();
+        facts.push_str(&format!(
+            "{} {:o} {} {} {}\n",
+            path.display(),
+            it.mode(),
+            it.uid(),
+            it.size(),
+            it.ctime_nsec()
+        ));
+    }
+    facts + &std::fs::read_to_string(bait.join("file")).unwrap()
+}
+
+#[test]
+fn names_exchanged_while_containers_start_lead_nowhere() {
+    let starts = std::env::var("RRUN_EXCHANGES").map_or(100, |text| text.parse().unwrap());
+    let bait = tempfile::tempdir().unwrap();
+    let source = tempfile::tempdir().unwrap();
+    std::fs::create_dir(bait.path().join("directory")).unwrap();
+    std::fs::write(bait.path().join("file"), "of the host").unwrap();
+    let pipes: Vec<String> = (0..PIPES).map(|number| format!("data/pipe{number}")).collect();
+    let mut entries = vec![
+        Entry::Directory("data", 0o755),
+        Entry::Directory("shared", 0o755),
+        Entry::Link("etc/hosts", "/shared/hosts"),
+        Entry::Link("etc/resolv.conf", "/shared/resolv.conf"),
+    ];
+    entries.extend(pipes.iter().map(|name| Entry::Fifo(name)));
+    let host = Host::with(&entries, &json!({ "Env": ["PATH=/bin"] }));
+    let stop = AtomicBool::new(false);
+    let content = |name: &str| host.path().join("root/volumes").join(name).join("_data");
+    host.ok(&["volume", "create", "filled"]);
+    host.ok(&["volume", "create", "shared"]);
+    let neighbours = Neighbours {
+        filled: content("filled"),
+        shared: content("shared"),
+        bait: bait.path(),
+        stop: &stop,
+    };
+    let target = format!("{}:/shared/sub/deep", source.path().display());
+    let flags = ["-v", "filled:/data", "-v", "shared:/shared:nocopy", "-v", &target];
+    let flags = [&flags[..], &["--device", "/dev/null:/shared/device", "-w", "/shared/work"]];
+    let before = facts(bait.path());
+    let mut ran = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| neighbours.beside_the_filled());
+        scope.spawn(|| neighbours.beside_the_shared());
+        let _end = End(&stop);
+        for start in 0..starts {
+            // Filled alone, too: what is refused for the other volume comes later than that.
+            let flags = if start % 2 == 0 { flags[0][..2].to_vec() } else { flags.concat() };
+            let run = host.run(&flags, &["true"]);
+            assert_eq!(facts(bait.path()), before, "start {start}: {run:?}");
+            let is_told = run.code == 125 && run.err.starts_with("rrun: cannot ");
+            assert!(run.code == 0 || is_told, "start {start}: {run:?}");
+            ran += i32::from(run.code == 0);
+            for entry in std::fs::read_dir(content("filled")).unwrap().flatten() {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    });
+    assert!(ran >= starts / 2, "{ran} of {starts} ran");
+    host.assert_clean(None);
+}
+
+#[test]
+fn a_lock_on_a_volume_holds_nobody_up() {
+    let host = Host::with(
+        &[Entry::Directory("data", 0o755), Entry::Directory("data/x", 0o755)],
+        &json!({ "Env": ["PATH=/bin"] }),
+    );
+    host.ok(&["volume", "create", "vol"]);
+    // As somebody does in a container that has the volume.
+    let data = std::fs::File::open(host.path().join("root/volumes/vol/_data")).unwrap();
+    rustix::fs::flock(&data, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let mut command = host.command(&host.words(&["--rm"], &["-v", "vol:/data"], &["ls", "/data"]));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let started = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > std::time::Duration::from_secs(10) {
+            child.kill().unwrap();
+            panic!("it waits for the container's lock");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let run = end_of(child);
+    assert_eq!((run.code, run.out.as_str()), (0, "x\n"), "{run:?}");
+}
+
+#[test]
+fn a_volume_that_could_not_be_filled_is_filled_by_the_next_start() {
+    let large = vec![b'x'; 100_000];
+    let entries = [
+        Entry::Directory("data", 0o755),
+        Entry::File("data/a", b"small"),
+        Entry::Directory("data/b", 0o755),
+        Entry::File("data/b/large", &large),
+    ];
+    let host = Host::with(&entries, &json!({ "Env": ["PATH=/bin"] }));
+    // As if the disk were full in the middle.
+    let run = host.shell(&["-v", "vol:/data", "--ulimit", "fsize=1000"], "true");
+    assert_eq!(run.code, 125, "{run:?}");
+    assert!(run.err.contains("cannot fill a volume from the image /data"), "{run:?}");
+    let run = host.run(&["-v", "vol:/data"], &["wc", "-c", "/data/a", "/data/b/large"]);
+    let words: Vec<&str> = run.out.split_whitespace().collect();
+    assert_eq!(words[..4], ["5", "/data/a", "100000", "/data/b/large"], "{run:?}");
+    let volume = host.path().join("root/volumes/vol");
+    let mut names: Vec<_> =
+        std::fs::read_dir(volume).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["_data", "meta.json"]);
+}
+
+#[test]
+fn nothing_of_the_runner_is_mounted_over_proc() {
+    for (link, target) in [
+        ("etc/hosts", "/proc/sys/kernel/core_pattern"),
+        ("etc/resolv.conf", "/proc/self/attr/current"),
+        ("etc/hostname", "/proc/version"),
+    ] {
+        let host = Host::with(&[Entry::Link(link, target)], &json!({ "Env": ["PATH=/bin"] }));
+        let run = host.shell(&[], "grep /proc /proc/mounts");
+        assert_eq!((run.code, run.out.as_str()), (125, ""), "{link}: {run:?}");
+        assert!(run.err.contains(&format!("/{link}")), "{run:?}");
+        host.assert_clean(None);
+    }
+}
+
+#[test]
+fn a_device_takes_the_place_of_nothing() {
+    let host = Host::with(&[Entry::File("tmp/x", b"a file")], &json!({ "Env": ["PATH=/bin"] }));
+    let run = host.run(&["--device", "/dev/null:/tmp/x"], &["cat", "/tmp/x"]);
+    assert_eq!((run.code, run.out.as_str()), (125, ""), "{run:?}");
+    // At its second start a container has its own already.
+    let flags = ["--name", "box", "--device", "/dev/null:/tmp/null"];
+    let words = host.words(&flags, &[], &["stat", "-c", "%t:%T %a", "/tmp/null"]);
+    assert_eq!(host.ok(&words), "1:3 666\n");
+    assert_eq!(host.ok(&["start", "-a", "box"]), "1:3 666\n");
+    host.ok(&["rm", "box"]);
+}
+
+/// A program of 64 bits that makes the 32-bit call `socketcall(SYS_SOCKET, {AF_VSOCK, 1, 0})` and
+/// exits with its errno.
+fn socketcall_program() -> Vec<u8> {
+    const BASE: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let code: &[u8] = &[
+        0xb8, 102, 0, 0, 0, // mov eax, 102
+        0xbb, 1, 0, 0, 0, // mov ebx, 1
+        0xb9, 0, 0, 0, 0, // mov ecx, ARGUMENTS
+        0xcd, 0x80, // int 0x80
+        0xf7, 0xd8, // neg eax
+        0x89, 0xc7, // mov edi, eax
+        0xb8, 60, 0, 0, 0, // mov eax, 60
+        0x0f, 0x05, // syscall
+    ];
+    let mut code = code.to_vec();
+    let arguments = (BASE + HEADERS + code.len() as u64) as u32;
+    code[11..15].copy_from_slice(&arguments.to_le_bytes());
+    for word in [40_u32, 1, 0] {
+        code.extend(word.to_le_bytes());
+    }
+    let length = HEADERS + code.len() as u64;
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    elf.extend([2, 0, 62, 0, 1, 0, 0, 0]);
+    for word in [BASE + HEADERS, 64, 0] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend([0, 0, 0, 0, 64, 0, 56, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+    elf.extend([1, 0, 0, 0, 5, 0, 0, 0]);
+    for word in [0, BASE, BASE, length, length, 0x1000] {
+        elf.extend(word.to_le_bytes());
+    }
+    elf.extend(code);
+    elf
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn the_strict_profile_opens_no_virtual_machine_socket() {
+    let program = socketcall_program();
+    let host =
+        Host::with(&[Entry::File("bin/socketcall", &program)], &json!({ "Env": ["PATH=/bin"] }));
+    let strict = host.run(&["--security-opt", "profile=strict"], &["socketcall"]);
+    assert_eq!(strict.code, libc_enosys(), "{strict:?}");
+}
+
+fn libc_enosys() -> i32 {
+    rustix::io::Errno::NOSYS.raw_os_error()
+}
+
 #[test]
 fn known_bad_measures_are_missed() {
     crate::known_bad::are_missed(&[
@@ -176,6 +439,19 @@ fn known_bad_measures_are_missed() {
         (
             "entered-last",
             "container::host::one_that_enters_anothers_processes_has_nothing_of_the_host_either",
+        ),
+        ("by-descriptor", "container::host::names_exchanged_while_containers_start_lead_nowhere"),
+        ("lock-out-of-reach", "container::host::a_lock_on_a_volume_holds_nobody_up"),
+        (
+            "filled-apart",
+            "container::host::a_volume_that_could_not_be_filled_is_filled_by_the_next_start",
+        ),
+        ("proc-kept-free", "container::host::nothing_of_the_runner_is_mounted_over_proc"),
+        ("null-replaced", "container::life::a_replaced_null_device_keeps_nobody_out"),
+        ("ids-of-31-bits", "container::cve::cve_2026_30892_a_user_is_who_it_says_or_nobody"),
+        (
+            "socketcall-denied",
+            "container::host::the_strict_profile_opens_no_virtual_machine_socket",
         ),
     ]);
 }

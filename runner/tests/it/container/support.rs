@@ -68,7 +68,8 @@ fn layer(extra: &[Entry<'_>]) -> Vec<u8> {
         Entry::File(
             "etc/passwd",
             b"root:x:0:0::/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n\
-              over:x:4294967296:0::/:/bin/sh\n",
+              over:x:4294967296:0::/:/bin/sh\nmax:x:4294967295:0::/:/bin/sh\n\
+              plus:x:+0:0::/:/bin/sh\n",
         ),
         Entry::File("etc/group", b"root:x:0:\nweb:x:1000:\nextra:x:2000:web\n"),
     ];

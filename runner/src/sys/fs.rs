@@ -1,0 +1,20 @@
+//! `fchmodat2(2)`, which the wrappers lack.
+
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+/// Gives what `fd` leads to another mode, whatever it is: the descriptor may be a mere place
+/// (`O_PATH`), for which fchmod(2) is refused.
+///
+/// # Errors
+/// As fchmodat2(2): `ENOSYS` before Linux 6.6, `EOPNOTSUPP` for a symbolic link.
+pub fn change_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
+    /// The same on every architecture. Source: `asm-generic/unistd.h`.
+    const SYS_FCHMODAT2: libc::c_long = 452;
+    // SAFETY: an open descriptor, an empty C string that outlives the call, and numbers.
+    // fchmodat2(2).
+    let result = unsafe {
+        libc::syscall(SYS_FCHMODAT2, fd.as_raw_fd(), c"".as_ptr(), mode, libc::AT_EMPTY_PATH)
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
