@@ -19,6 +19,7 @@ pub fn all(rrun: &Rrun, reference: &str, checks: &mut Checks) {
     exit_codes(rrun, reference, checks);
     limits(rrun, reference, checks);
     surroundings(rrun, reference, checks);
+    host_network(rrun, reference, checks);
     terminal(rrun, reference, checks);
     confinement(rrun, reference, checks);
     streams(rrun, reference, checks);
@@ -256,6 +257,27 @@ fn surroundings(rrun: &Rrun, reference: &str, checks: &mut Checks) {
             false => "1024\n4000\n",
         };
         ensure!(outcome.stdout.starts_with(wanted), "{}", outcome.stdout);
+        Ok(())
+    });
+}
+
+/// On each version of cgroups what a program sizes itself by is its own, and nothing of the host's is
+/// mounted in `/sys`.
+fn host_network(rrun: &Rrun, reference: &str, checks: &mut Checks) {
+    checks.check("the host's network shows nothing else of the host", || {
+        let script = "cat /sys/fs/cgroup/memory.max \
+            /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null; \
+            grep ' /sys' /proc/self/mountinfo | grep -v ' - proc '";
+        let flags = ["run", "--rm", "--network=host", "-m", "64m", reference, "sh", "-c", script];
+        let told = rrun.out(flags)?;
+        ensure!(told.starts_with("67108864\n"), "{told}");
+        for line in told.lines().skip(1) {
+            let root = line.split(' ').nth(3).context("no mountinfo")?;
+            let is_hosts = ["debugfs", "tracefs", "securityfs", "bpf"]
+                .iter()
+                .any(|kind| line.contains(&format!(" - {kind} ")));
+            ensure!(root == "/" && !is_hosts, "{line}");
+        }
         Ok(())
     });
 }

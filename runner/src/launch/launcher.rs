@@ -264,7 +264,7 @@ impl Made<'_> {
             }
             Forked::Parent { pid, pidfd } => (pid, pidfd),
         };
-        crate::timings::mark("policy compiled, namespaces made");
+        crate::timings::mark("namespaces made");
         drop(plan);
         let process = self.record.spec.process().clone().unwrap_or_default();
         let starting = Starting {
@@ -291,6 +291,11 @@ impl Made<'_> {
         let mount_point = CString::new(self.dirs.runroot.join("mnt").as_os_str().as_bytes())
             .map_err(|_| ours("--runroot has a NUL in it", None))?;
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let etc = self.etc()?;
+        crate::timings::mark("files for /etc written");
+        let seccomp =
+            crate::seccomp::program_of(record).map_err(|error| ours(error.to_string(), None))?;
+        crate::timings::mark("policy compiled");
         Ok(Plan {
             record,
             root,
@@ -303,11 +308,10 @@ impl Made<'_> {
             joined_procfs: share::procfs(self.dirs, record)?,
             new_network: namespaces.new & libc::CLONE_NEWNET != 0,
             volumes: self.volumes()?,
-            etc: self.etc()?,
+            etc,
             shm: share::shm(self.dirs, record)?,
             stdio,
-            seccomp: crate::seccomp::program_of(record)
-                .map_err(|error| ours(error.to_string(), None))?,
+            seccomp,
             status,
         })
     }

@@ -370,7 +370,7 @@ pub(crate) const CASES: &[Case] = &[
     around("in-a-shell-on-one-processor", &["taskset", "-c", "0"], &["nproc"]),
     around(
         "in-a-shell-with-low-limits",
-        &["sh", "-c", "ulimit -Sn 777; ulimit -Ss 1024; ulimit -v 50000000; exec \"$@\"", "sh"],
+        &["sh", "-c", "ulimit -Sn 777; ulimit -Ss 1024; ulimit -Sv 50000000; exec \"$@\"", "sh"],
         &[
             "bash",
             "-c",
@@ -395,7 +395,12 @@ pub(crate) const CASES: &[Case] = &[
     around(
         "in-a-shell-that-ignores-signals",
         &["sh", "-c", "trap '' INT QUIT USR1; umask 077; exec \"$@\"", "sh"],
-        &["sh", "-c", "grep -E 'Sig(Ign|Blk)|Groups' /proc/self/status; umask"],
+        &[
+            "sh",
+            "-c",
+            "grep -E 'SigBlk|Groups' /proc/self/status; umask; \
+             sed -n 's/SigIgn.*\\(.......\\)$/\\1/p' /proc/self/status",
+        ],
     ),
     around(
         "in-a-shell-that-dumps-other-memory",

@@ -96,20 +96,34 @@ pub(super) fn ask_unless_ended(
     stream: &UnixStream,
     request: Request,
 ) -> Result<Option<Reply>, Failure> {
-    // A request that a monitor has not read when it ends resets the connection.
-    let ended = |error: &io::Error| {
-        matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
-    };
-    let broke = |error: io::Error| {
-        Failure::new("the conversation with the container's monitor broke").because(&error)
-    };
-    match Frame::Request(request).write(stream) {
-        Err(error) if ended(&error) => return Ok(None),
-        other => other.map_err(broke)?,
+    match send(stream, request)? {
+        true => answer(stream),
+        false => Ok(None),
     }
+}
+
+/// A request that a monitor has not read when it ends resets the connection.
+fn has_ended(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset)
+}
+
+fn broke(error: io::Error) -> Failure {
+    Failure::new("the conversation with the container's monitor broke").because(&error)
+}
+
+/// Asks without waiting for the answer; false where the monitor has ended.
+pub(super) fn send(stream: &UnixStream, request: Request) -> Result<bool, Failure> {
+    match Frame::Request(request).write(stream) {
+        Err(error) if has_ended(&error) => Ok(false),
+        other => other.map(|()| true).map_err(broke),
+    }
+}
+
+/// Waits for the answer; `None` where the monitor ended before it gave one.
+pub(super) fn answer(stream: &UnixStream) -> Result<Option<Reply>, Failure> {
     loop {
         let frame = match Frame::read(stream) {
-            Err(error) if ended(&error) => return Ok(None),
+            Err(error) if has_ended(&error) => return Ok(None),
             other => other.map_err(broke)?,
         };
         match frame {
@@ -130,14 +144,35 @@ pub(super) fn each(
     names: &[String],
     mut act: impl FnMut(&ContainerDir) -> Result<(), Failure>,
 ) -> Result<u8, Failure> {
+    each_at_once(store, names, |_| Ok(()), |container, ()| act(container))
+}
+
+/// Containers that are waited for together; each costs two descriptors.
+const AT_ONCE_MAX: usize = 100;
+
+/// The same for what takes the containers a while: begun with all of them, then waited for one after
+/// the other.
+pub(super) fn each_at_once<T>(
+    store: &Store,
+    names: &[String],
+    begin: impl Fn(&ContainerDir) -> Result<T, Failure>,
+    mut finish: impl FnMut(&ContainerDir, T) -> Result<(), Failure>,
+) -> Result<u8, Failure> {
+    let begin = |name: &String| -> Result<(ContainerDir, T), Failure> {
+        let container = store.container(name)?;
+        let begun = begin(&container)?;
+        Ok((container, begun))
+    };
     let mut code = 0;
-    for name in names {
-        let done = store.container(name).map_err(Failure::from).and_then(|found| act(&found));
-        match done {
-            Ok(()) => print_line(name)?,
-            Err(failure) => {
-                crate::cli::tell(&failure);
-                code = 1;
+    for names in names.chunks(AT_ONCE_MAX) {
+        let begun: Vec<_> = names.iter().map(begin).collect();
+        for (name, begun) in names.iter().zip(begun) {
+            match begun.and_then(|(container, begun)| finish(&container, begun)) {
+                Ok(()) => print_line(name)?,
+                Err(failure) => {
+                    crate::cli::tell(&failure);
+                    code = 1;
+                }
             }
         }
     }

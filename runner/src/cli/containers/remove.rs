@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use super::{each, signal, status};
+use super::{each_at_once, signal, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb};
 use crate::failure::Failure;
-use crate::images::{Store, StoreError};
+use crate::images::{ContainerDir, Store, StoreError};
 use crate::launch::state::Status;
 use crate::launch::{self, RunDirectory};
 use crate::signal::Signal;
@@ -42,7 +42,12 @@ fn rm(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
             _ => true,
         });
     }
-    let code = each(&store, &names, |container| {
+    // Those that run are killed all at once; what became of it is seen when each is removed.
+    let kill = |container: &ContainerDir| {
+        let only = force && names.len() > 1;
+        Ok(only.then(|| signal::begin_stop(globals, &container.id, Some(Signal::KILL), Some(10))))
+    };
+    let code = each_at_once(&store, &names, kill, |container, _| {
         remove(globals, &store, &container.id, force, arguments.has("volumes"))
     })?;
     store.empty_trash()?;

@@ -2,7 +2,9 @@
 
 use std::os::unix::net::UnixStream;
 
-use super::{ask, ask_unless_ended, connect, connect_running, each, status};
+use super::{
+    answer, ask, ask_unless_ended, connect, connect_running, each, each_at_once, send, status,
+};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line, tell, values};
 use crate::failure::Failure;
@@ -79,22 +81,41 @@ fn stop(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let timeout = time.map(|text| values::number("time", text, -1, i64::from(i32::MAX)));
     let timeout = timeout.transpose()?;
     let signal = signal(arguments)?;
-    each(&globals.store()?, &arguments.operands, |container| {
-        stop_one(globals, &container.id, signal, timeout)
-    })
+    each_at_once(
+        &globals.store()?,
+        &arguments.operands,
+        |container| begin_stop(globals, &container.id, signal, timeout),
+        |_, stopping| finish_stop(stopping),
+    )
 }
 
-/// Stops a container; one that does not run is stopped already.
+/// Asks a container to stop; `None` where it does not run, and so has stopped already.
+pub(super) fn begin_stop(
+    globals: &Globals,
+    id: &str,
+    signal: Option<Signal>,
+    timeout_seconds: Option<i64>,
+) -> Result<Option<UnixStream>, Failure> {
+    status(globals, id)?;
+    let Some(stream) = connect(globals, id)? else { return Ok(None) };
+    let signal = signal.map(Signal::number);
+    let lives = send(&stream, Request::Stop { signal, timeout_seconds })?;
+    Ok(lives.then_some(stream))
+}
+
+/// Until it has stopped.
+pub(super) fn finish_stop(stopping: Option<UnixStream>) -> Result<(), Failure> {
+    stopping.map_or(Ok(()), |stream| answer(&stream).map(drop))
+}
+
+/// Both.
 pub(super) fn stop_one(
     globals: &Globals,
     id: &str,
     signal: Option<Signal>,
     timeout_seconds: Option<i64>,
 ) -> Result<(), Failure> {
-    status(globals, id)?;
-    let Some(stream) = connect(globals, id)? else { return Ok(()) };
-    let signal = signal.map(Signal::number);
-    ask_unless_ended(&stream, Request::Stop { signal, timeout_seconds }).map(drop)
+    finish_stop(begin_stop(globals, id, signal, timeout_seconds)?)
 }
 
 pub(super) fn signal(arguments: &Arguments) -> Result<Option<Signal>, Failure> {
@@ -107,12 +128,19 @@ pub(super) fn signal(arguments: &Arguments) -> Result<Option<Signal>, Failure> {
 
 fn kill(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let signal = signal(arguments)?.unwrap_or(Signal::KILL);
-    each(&globals.store()?, &arguments.operands, |container| {
-        let stream = connect_running(globals, &container.id)?;
-        ask(&stream, Request::Signal(signal.number()))?;
+    each_at_once(
+        &globals.store()?,
+        &arguments.operands,
+        |container| {
+            let stream = connect_running(globals, &container.id)?;
+            ask(&stream, Request::Signal(signal.number())).map(|_| stream)
+        },
         // Nothing outlives KILL: as with Docker it has ended when this says so.
-        if signal == Signal::KILL { await_end(&stream, &container.id) } else { Ok(()) }
-    })
+        |container, stream| match signal {
+            Signal::KILL => await_end(&stream, &container.id),
+            _ => Ok(()),
+        },
+    )
 }
 
 /// Until a container has ended that cannot but end.

@@ -536,3 +536,24 @@ fn each_measure_is_missed() {
         ("limits-of-its-own", "container::answers::a_container_is_the_same_from_every_shell"),
     ]);
 }
+
+#[test]
+fn several_are_stopped_and_removed_at_once() {
+    let host = Host::new();
+    let names: Vec<String> = (0..6).map(|number| format!("box-{number}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let script = "trap '' TERM; echo; while :; do sleep 0.1; done";
+    for name in &names {
+        host.detached(name, &[], script);
+        until("the trap", || (!host.ok(&["logs", name]).is_empty()).then_some(()));
+    }
+    // None of them ends by itself: one after the other they would take their time each.
+    let started = std::time::Instant::now();
+    let stopped = host.ok(&[&["stop", "-t", "3"], &names[..]].concat());
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+    assert_eq!(stopped.lines().collect::<Vec<_>>(), names);
+    host.ok(&[&["start"], &names[..]].concat());
+    let words = [&["rm", "-f", "no-such-one"], &names[..3], &["box-0"], &names[3..]].concat();
+    assert_eq!(host.rrun(&words).code, 0);
+    host.assert_clean(None);
+}
