@@ -127,7 +127,8 @@ impl Process {
         let Some(starting) = self.starting.as_mut().filter(|starting| starting.enters) else {
             return;
         };
-        let Some(number) = rustix::process::Pid::from_raw(pid) else { return };
+        let number = if pid > 0 { rustix::process::Pid::from_raw(pid) } else { None };
+        let Some(number) = number else { return };
         let Ok(pidfd) = rustix::process::pidfd_open(number, rustix::process::PidfdFlags::empty())
         else {
             return;
@@ -242,4 +243,54 @@ pub(super) fn identify(pid: i32) -> io::Result<ProcessId> {
     let start_time = start_time.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
     Ok(ProcessId { pid, start_time, boot_id })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::launch::launcher::status_pair;
+
+    #[test]
+    fn who_entered_is_believed_once_and_only_if_it_is_a_child() {
+        let open = |pid: i32| {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap()
+        };
+        let own = std::process::id().cast_signed();
+        let (status, theirs) = status_pair().unwrap();
+        let starting = Starting {
+            status,
+            enters: true,
+            client: 0,
+            command: Vec::new(),
+            user: String::new(),
+            directory: Default::default(),
+        };
+        let streams = Streams { stdin: None, stdout: None, stderr: None, is_terminal: false };
+        let mut process = Process::new(own, open(own), streams, starting);
+        let say = |message: Message| rustix::io::write(&theirs, &message.to_bytes()).unwrap();
+        let mut children: Vec<std::process::Child> = (0..3)
+            .map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap())
+            .collect();
+        let numbers: Vec<i32> = children.iter().map(|child| child.id().cast_signed()).collect();
+        // The host's first process, nobody, itself, and one that is known already.
+        for pid in [1, -1, 0, i32::MAX, own, numbers[0]] {
+            say(Message::Entered(pid));
+        }
+        assert!(matches!(process.hear(&[own, numbers[0]]), Begun::NotYet));
+        assert_eq!(process.pid, own);
+        say(Message::Entered(numbers[1]));
+        say(Message::Entered(numbers[2]));
+        assert!(matches!(process.hear(&[own]), Begun::NotYet));
+        assert_eq!(process.pid, numbers[1]);
+        say(Message::Terminal);
+        assert!(matches!(process.hear(&[own]), Begun::NotYet));
+        assert!(process.streams.stdin.is_none(), "none was asked for");
+        drop(theirs);
+        assert!(matches!(process.hear(&[own]), Begun::Runs));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
 }
