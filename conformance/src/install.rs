@@ -31,6 +31,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("xfsprogs", "/usr/sbin/mkfs.xfs"),
     ("e2fsprogs", "/usr/sbin/mkfs.ext4"),
     ("iproute2", "/usr/bin/ip"),
+    ("nftables", "/usr/sbin/nft"),
+    ("iptables", "/usr/sbin/iptables-legacy"),
     ("cpio", "/usr/bin/cpio"),
     ("procps", "/usr/bin/ps"),
 ];

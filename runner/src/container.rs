@@ -12,6 +12,8 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 use shared::{DiffId, Digest};
 
+use crate::net::{Exposed, Publish};
+
 /// The form of [`Record`] that this program writes; another one is refused when read.
 pub const RECORD_FORMAT: u32 = 1;
 
@@ -34,6 +36,12 @@ pub struct Record {
     pub user: String,
     pub groups_added: Vec<String>,
     pub network: Network,
+    /// `-p` and `-P`.
+    #[serde(default)]
+    pub ports: Vec<Publish>,
+    /// The image's ports and those of `--expose`, whether published or not.
+    #[serde(default)]
+    pub exposed: Vec<Exposed>,
     #[serde(default)]
     pub ipc: Ipc,
     /// The container, by its id, whose processes this one's are among.
@@ -118,6 +126,21 @@ pub enum Network {
     Host,
     /// The network namespace of another container, by its id.
     Container(String),
+    /// Its own, connected to these networks; at least one.
+    Bridge(Vec<Membership>),
+}
+
+/// A network that a container is to be in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Its name.
+    pub network: String,
+    /// `--ip`: a wish at each start, not a lease.
+    #[serde(default)]
+    pub ip: Option<std::net::Ipv4Addr>,
+    /// `--network-alias`: what it is found by too.
+    #[serde(default)]
+    pub aliases: Vec<String>,
 }
 
 /// Whose System V and POSIX message queues, semaphores and shared memory, `/dev/shm` included.

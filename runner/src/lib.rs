@@ -12,6 +12,7 @@ pub mod images;
 pub mod isolate;
 mod known_bad;
 pub mod launch;
+pub mod net;
 pub mod overlay;
 mod place;
 pub mod pull;

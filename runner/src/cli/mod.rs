@@ -35,7 +35,7 @@ use self::output::exit_code;
 pub(crate) use self::output::tell;
 pub use self::output::{print, print_line};
 use crate::failure::Failure;
-use crate::{launch, unpack};
+use crate::{launch, net, unpack};
 
 /// A command of `rrun`.
 pub struct Verb {
@@ -158,6 +158,9 @@ fn run(words: &[OsString]) -> Result<u8, Failure> {
     match words {
         [first, rest @ ..] if first == unpack::worker::VERB => {
             return Ok(unpack::worker::main(rest));
+        }
+        [first, rest @ ..] if first == net::helper::VERB => {
+            return Ok(net::helper::main(rest));
         }
         [first, rest @ ..] if first == launch::VERB => return Ok(launch::launcher_main(rest)),
         [first, rest @ ..] if first == completion::ASK => return completion::answer(rest),

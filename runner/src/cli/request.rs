@@ -10,9 +10,10 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::cli::flags::{Arguments, truth};
 use crate::cli::{mount_flags, names, values};
-use crate::container::{Hosts, Ipc, LogFiles, Network};
+use crate::container::{Hosts, Ipc, LogFiles, Membership, Network};
 use crate::failure::Failure;
 use crate::known_bad::left_out;
+use crate::net::{self, DEFAULT, Exposed, Publish};
 use crate::signal::Signal;
 use crate::spec::{
     CapabilityName, DeviceUse, Limits, MountKind, MountRequest, Request, SeccompRequest, Sharing,
@@ -32,6 +33,8 @@ pub(super) trait Containers {
 
     /// What the container of this id is called, for those that share its network.
     fn hosts_of(&self, id: &str) -> Result<Hosts, Failure>;
+    /// That there is a network of this name.
+    fn check_network(&self, name: &str) -> Result<(), Failure>;
 }
 
 /// What the flags ask for.
@@ -90,6 +93,9 @@ pub(super) fn request(
         labels: labels(arguments)?,
         annotations: annotations(arguments)?,
         network,
+        ports: publish(arguments)?,
+        publishes_all: arguments.has("publish-all"),
+        exposed: expose(arguments)?,
         hosts,
         pid: sharing(arguments, "pid", containers)?,
         ipc,
@@ -124,19 +130,11 @@ pub(super) fn request(
 }
 
 /// Flags of Docker's whose feature is not here, and the values of them that mean the default.
-const UNSUPPORTED: [(&str, &[&str], &str); 13] = [
-    (
-        "publish",
-        &[],
-        "there is no bridge network to publish from; --network host shares the host's",
-    ),
-    ("publish-all", &["false"], "there is no bridge network; --network host shares the host's"),
+const UNSUPPORTED: [(&str, &[&str], &str); 9] = [
     ("restart", &["no", ""], "restart policies are not supported yet"),
     ("volumes-from", &[], "name the volumes with -v"),
-    ("link", &[], "there is no bridge network"),
-    ("ip", &[""], "there is no bridge network"),
-    ("mac-address", &[""], "there is no bridge network"),
-    ("network-alias", &[], "there is no bridge network"),
+    ("link", &[], "containers reach each other by their addresses"),
+    ("mac-address", &[""], "it follows from the container's address"),
     ("gpus", &[""], "pass the devices with --device"),
     ("health-cmd", &["", "none"], "health checks are not supported yet"),
     ("userns", &["host", ""], "user namespaces are not supported yet"),
@@ -306,25 +304,96 @@ fn hosts(arguments: &Arguments) -> Result<Hosts, Failure> {
 
 fn network(arguments: &Arguments, containers: &dyn Containers) -> Result<Network, Failure> {
     let asked = arguments.value("network").or(arguments.value("net"));
-    if asked.is_none() && std::io::stderr().is_terminal() && !arguments.has("quiet") {
-        crate::cli::tell(
-            "rrun: no network: bridges are not supported yet; --network host shares this host's",
+    let publishes = arguments.given("publish") || arguments.has("publish-all");
+    let network = match asked {
+        // Ports can only be published from a network.
+        None if publishes => bridge(arguments, containers, DEFAULT)?,
+        None => {
+            if std::io::stderr().is_terminal() && !arguments.has("quiet") {
+                crate::cli::tell("rrun: no network: --network bridge connects the container");
+            }
+            Network::None
+        }
+        Some("none") => Network::None,
+        Some("host") => Network::Host,
+        Some("default") => bridge(arguments, containers, DEFAULT)?,
+        Some(other) => match other.strip_prefix("container:") {
+            Some(name) => Network::Container(containers.id_of(name)?),
+            None => bridge(arguments, containers, other)?,
+        },
+    };
+    match &network {
+        Network::Container(_) => refuse_with_shared_network(arguments)?,
+        Network::None | Network::Host if publishes => {
+            // Docker's words.
+            crate::cli::tell(
+                "rrun: published ports are discarded: the container has no network to publish from",
+            );
+        }
+        _ => {}
+    }
+    Ok(network)
+}
+
+fn bridge(
+    arguments: &Arguments,
+    containers: &dyn Containers,
+    name: &str,
+) -> Result<Network, Failure> {
+    if !net::is_name(name) {
+        let why = "a name has letters, digits, and _ . - after the first one";
+        return Err(Failure::new(format!("--network={name}: {why}")));
+    }
+    containers.check_network(name)?;
+    let membership = Membership { network: name.to_owned(), ip: None, aliases: Vec::new() };
+    for flag in ["ip", "network-alias"] {
+        if let Some(value) = arguments.value(flag).filter(|value| !value.is_empty()) {
+            return Err(Failure::new(format!("--{flag}={value} is not supported yet")));
+        }
+    }
+    Ok(Network::Bridge(vec![membership]))
+}
+
+/// What belongs to the network of the container that is shared. Docker's words.
+fn refuse_with_shared_network(arguments: &Arguments) -> Result<(), Failure> {
+    let conflicts = [
+        ("publish", "port publishing and the container type network mode"),
+        ("publish-all", "port publishing and the container type network mode"),
+        ("expose", "port exposing and the container type network mode"),
+    ];
+    for (flag, what) in conflicts {
+        if arguments.given(flag) {
+            return Err(Failure::new(format!("conflicting options: {what}"))
+                .hint(format!("give --{flag} to the container whose network is shared")));
+        }
+    }
+    Ok(())
+}
+
+fn publish(arguments: &Arguments) -> Result<Vec<Publish>, Failure> {
+    let mut all: Vec<Publish> = Vec::new();
+    for text in arguments.values("publish") {
+        let ports = net::publish(text)
+            .map_err(|error| Failure::new(format!("--publish={text}")).because(&error))?;
+        for port in ports {
+            // Said twice is said once.
+            if !all.contains(&port) || port.host_ports.is_none() {
+                all.push(port);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn expose(arguments: &Arguments) -> Result<Vec<Exposed>, Failure> {
+    let mut all = Vec::new();
+    for text in arguments.values("expose") {
+        all.extend(
+            net::exposed(text)
+                .map_err(|error| Failure::new(format!("--expose={text}")).because(&error))?,
         );
     }
-    match asked.unwrap_or("none") {
-        "none" => Ok(Network::None),
-        "host" => Ok(Network::Host),
-        "default" | "bridge" => {
-            let text = asked.unwrap_or_default();
-            Err(Failure::new(format!("--network={text}: bridge networks are not supported yet"))
-                .hint("--network host shares the host's network, --network none has loopback only"))
-        }
-        other => match other.strip_prefix("container:") {
-            Some(name) => Ok(Network::Container(containers.id_of(name)?)),
-            None => Err(Failure::new(format!("--network={other}: there is no such network"))
-                .hint("there is: none, host, container:NAME")),
-        },
-    }
+    Ok(all)
 }
 
 fn sharing(

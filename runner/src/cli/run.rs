@@ -15,9 +15,11 @@ use crate::cli::request::{Containers, make_sources, request};
 pub(super) use crate::cli::run_flags::FLAGS;
 use crate::cli::{Globals, Verb, print_line, tell};
 use crate::container::{Hosts, Record};
+use crate::dirs::Dirs;
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
 use crate::launch::RunDirectory;
+use crate::net;
 use crate::pull::PullOptions;
 use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
 use crate::timestamp::Timestamp;
@@ -226,7 +228,7 @@ fn read(globals: &Globals, arguments: &Arguments) -> Result<Asked, Failure> {
         return Err(Failure::new("name an image").hint("rrun run --help"));
     };
     let store = globals.store()?;
-    let request = request(arguments, command, &Existing { store: &store })?;
+    let request = request(arguments, command, &Existing { store: &store, dirs: &globals.dirs })?;
     let options = pull_options(arguments)?;
     Ok(Asked { store, reference: reference.clone(), request, options })
 }
@@ -390,6 +392,7 @@ impl Drop for CidFile {
 /// The containers of the store, for flags that name one.
 struct Existing<'a> {
     store: &'a Store,
+    dirs: &'a Dirs,
 }
 
 impl Containers for Existing<'_> {
@@ -399,5 +402,9 @@ impl Containers for Existing<'_> {
 
     fn hosts_of(&self, id: &str) -> Result<Hosts, Failure> {
         Ok(self.store.container(id)?.record()?.hosts)
+    }
+
+    fn check_network(&self, name: &str) -> Result<(), Failure> {
+        net::find(self.dirs, name).map(drop).map_err(Failure::from)
     }
 }

@@ -56,8 +56,11 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::many("ulimit", "NAME=SOFT[:HARD]", "resource limits: nofile=1024:2048"),
     Flag::one("cgroup-parent", "PATH", "make its cgroup below this one"),
     // Namespaces and names.
-    Flag::one("network", "none|host|container:NAME", "which network it is in (none)"),
-    Flag::one("net", "MODE", ""),
+    Flag::one("network", "NETWORK", "none, bridge, host, container:NAME (none; with -p: bridge)"),
+    Flag::one("net", "NETWORK", ""),
+    Flag::many("publish", "PORTS", "publish [ADDRESS:][HOST:]PORT[/udp] on this host").short('p'),
+    Flag::switch("publish-all", "publish every exposed port, wherever is room").short('P'),
+    Flag::many("expose", "PORT[/udp]", "a port for -P, beside the image's"),
     Flag::one("hostname", "NAME", "the host name in the container").short('h'),
     Flag::one("domainname", "NAME", "the NIS domain name in the container"),
     Flag::many("add-host", "NAME:ADDRESS", "a line for /etc/hosts"),
@@ -85,9 +88,6 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::many("log-opt", "NAME=VALUE", "max-size=SIZE (16m) and max-file=NUMBER (4) of the log"),
     // Docker's, of features that are not here: a flag that is refused by its name is clearer than
     // one that is unknown.
-    Flag::many("publish", "PORTS", "").short('p'),
-    Flag::switch("publish-all", "").short('P'),
-    Flag::many("expose", "PORT", ""),
     Flag::one("restart", "POLICY", ""),
     Flag::many("volumes-from", "CONTAINER", ""),
     Flag::many("link", "CONTAINER", ""),

@@ -43,6 +43,7 @@ steps! {
     Device = "make a device",
     DeviceLink = "make a link in /dev",
     Terminal = "make its terminal",
+    Network = "set up its network",
     Sysctl = "set a sysctl",
     Hostname = "set its host name",
     PivotRoot = "change its root",

@@ -35,6 +35,7 @@ use self::files::Root;
 use crate::container::Record;
 use crate::known_bad::left_out;
 use crate::launch::protocol::WindowSize;
+use crate::net::Inside;
 use crate::place::Descriptors;
 use crate::seccomp::Program;
 use crate::sys;
@@ -59,6 +60,8 @@ pub struct Plan<'a> {
     pub joined_procfs: Option<OwnedFd>,
     /// A network namespace was made: its loopback interface is down.
     pub new_network: bool,
+    /// The interfaces of that namespace, which the launcher puts there.
+    pub network: Option<Inside>,
     /// The volumes to fill from the image, as indices of their mounts and as what holds their
     /// `_data`.
     pub volumes: Vec<(usize, OwnedFd)>,
@@ -111,6 +114,24 @@ impl Drop for NeverBack {
 /// change of credentials (prctl(2)), so it is said again there.
 fn end_with_launcher() -> Done {
     failure::at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))
+}
+
+/// What the launcher says when the container's interfaces are there.
+pub const CONNECTED: [u8; 1] = [1];
+
+/// Waits for the interfaces, as late as can be: settings may name them.
+fn set_up_network(plan: &Plan<'_>) -> Done {
+    let Some(network) = &plan.network else { return Ok(()) };
+    let mut word = [0; CONNECTED.len()];
+    loop {
+        match rustix::io::read(&plan.status, &mut word) {
+            Ok(1) => break,
+            Ok(_) => return Err(failure::failed(Step::ParentGone, 0, libc::ESRCH)),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(failure::failed(Step::Network, 0, error.raw_os_error())),
+        }
+    }
+    failure::at(Step::Network, 0, network.set_up())
 }
 
 type Done<T = ()> = Result<T, InitFailure>;
@@ -181,6 +202,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     devices::make_all(plan, &root)?;
     let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Show)?;
     mounts::attach_etc(plan, &root)?;
+    set_up_network(plan)?;
     rootfs::write_sysctls(plan, &proc)?;
     rootfs::set_names(record)?;
     rootfs::pivot(&root)?;

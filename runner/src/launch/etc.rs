@@ -11,6 +11,7 @@ use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 
 use crate::container::{Hosts, Network, Record};
+use crate::net::Attached;
 
 /// Writes the files into `directory` and makes detached mounts of them. Those of a container whose
 /// network is another one's are that one's files, which lie in the directory `of_other`.
@@ -21,16 +22,23 @@ pub(super) fn write(
     directory: &Path,
     record: &Record,
     of_other: Option<&Path>,
+    attached: Option<&Attached>,
 ) -> io::Result<Vec<(&'static str, OwnedFd)>> {
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let shares_network = record.network == Network::Host;
+    let mut names = hosts(&record.hosts, shares_network, &host("/etc/hosts"));
+    names.push_str(&own_name(&record.hosts, attached));
     let files = [
-        ("/etc/hosts", "hosts", hosts(&record.hosts, shares_network, &host("/etc/hosts"))),
+        ("/etc/hosts", "hosts", names),
         ("/etc/hostname", "hostname", format!("{}\n", record.hosts.hostname)),
         (
             "/etc/resolv.conf",
             "resolv.conf",
-            resolver(&record.hosts, shares_network, &host("/etc/resolv.conf")),
+            resolver(
+                &record.hosts,
+                shares_network,
+                &if shares_network { host("/etc/resolv.conf") } else { reachable(&host) },
+            ),
         ),
     ];
     let mut opened = Vec::new();
@@ -49,6 +57,26 @@ pub(super) fn write(
         opened.push((target, rustix::mount::open_tree(CWD, &path, flags)?));
     }
     Ok(opened)
+}
+
+/// The container's first address under its own name, as Docker has it.
+fn own_name(hosts: &Hosts, attached: Option<&Attached>) -> String {
+    let Some(first) = attached.and_then(|attached| attached.networks.first()) else {
+        return String::new();
+    };
+    let (name, domain) = (&hosts.hostname, &hosts.domainname);
+    match domain.as_str() {
+        "" => format!("{}\t{name}\n", first.ipv4),
+        domain => format!("{}\t{name}.{domain} {name}\n", first.ipv4),
+    }
+}
+
+/// The host's name servers. Where systemd-resolved serves them on loopback, those that it asks.
+fn reachable(host: &impl Fn(&str) -> String) -> String {
+    let of_host = host("/etc/resolv.conf");
+    let asks_itself = |line: &str| line.split_whitespace().eq(["nameserver", "127.0.0.53"]);
+    let behind = host("/run/systemd/resolve/resolv.conf");
+    if of_host.lines().any(asks_itself) && !behind.is_empty() { behind } else { of_host }
 }
 
 /// With the host's network its own names count too.

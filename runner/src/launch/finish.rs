@@ -9,12 +9,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::launcher::Run;
+use super::ports::Ports;
 use super::protocol::{Exit, Failure, Oom};
 use super::state::{self, ExitRecord};
 use crate::cgroup::Cgroup;
 use crate::container::Record;
 use crate::dirs::Dirs;
 use crate::images::Store;
+use crate::net::{self, Attached};
 use crate::volumes;
 
 /// What a monitor knows of its container.
@@ -25,6 +27,7 @@ pub(super) struct Container {
     /// Keeps the root mounted beyond the container's end: unmounting it writes all that the
     /// container has written to the disk, and nobody need wait for that.
     pub(super) _root: OwnedFd,
+    pub(super) ports: Ports,
 }
 
 /// `containers/<id>/started.json`: there while it runs, so that a switched-off machine shows.
@@ -55,6 +58,11 @@ pub(super) fn dissolve(cgroup: &Cgroup) -> Option<Oom> {
     oom
 }
 
+/// Gives back what the container has of networks. What stays is met again by the next command.
+pub(super) fn release(dirs: &Dirs, id: &str) -> Option<Attached> {
+    net::release(dirs, id).unwrap_or(None)
+}
+
 /// Notes the end; with `--rm` the container goes, and its anonymous volumes with it.
 pub(super) fn conclude(dirs: &Dirs, record: &Record, ended: &ExitRecord) {
     let directory = state::record_directory(&dirs.root, &record.id);
@@ -74,6 +82,7 @@ pub(super) fn give_up(dirs: &Dirs, record: &Record, cgroup: Option<&Cgroup>, fai
     if let Some(cgroup) = cgroup {
         dissolve(cgroup);
     }
+    release(dirs, &record.id);
     let ended = ExitRecord {
         exit: Exit { code: failure.exit_code, signal: None, oom: None },
         started: None,

@@ -18,6 +18,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::log::Log;
 use super::monitor::{FIRST_CLIENT, Monitor};
+use super::ports::Ports;
 use super::process::{Process, Starting, Streams, identify};
 use super::protocol::{Attach, Failure, Frame, Reply, Request, WindowSize};
 use super::run_directory::RunDirectory;
@@ -30,6 +31,7 @@ use crate::dirs::Dirs;
 use crate::images::{ContainerDir, Store};
 use crate::isolate::{self, Hierarchy, Plan, Stdio};
 use crate::known_bad::left_out;
+use crate::net::{self, Attached, Attachment, NetError};
 use crate::overlay::{self, Layers};
 use crate::sys;
 use crate::sys::clone::Forked;
@@ -141,6 +143,10 @@ fn words(failure: crate::failure::Failure) -> Failure {
     Failure { exit_code: failure.exit_code, message: failure.message, hint }
 }
 
+fn net_words(error: NetError) -> Failure {
+    ours(error.message, error.hint)
+}
+
 fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
     let what = what.into();
     move |error| ours(format!("{what}: {error}"), None)
@@ -237,6 +243,7 @@ impl Made<'_> {
         }
         let cgroup = self.cgroup.get_or_insert_default();
         let entry = cgroup.entry().map_err(failed("cannot open the container's cgroup"))?;
+        let attachment = self.attach(first)?;
         let window = attach.and_then(|attach| attach.window);
         let (stdio, streams) =
             streams(self.record.stdio.terminal, self.record.stdio.stdin_open, window)
@@ -253,7 +260,8 @@ impl Made<'_> {
         }
         crate::timings::mark("layers stacked");
         let kept = root.try_clone().map_err(failed("cannot copy a descriptor"))?;
-        let plan = self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs)?;
+        let plan =
+            self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs, attachment.as_ref())?;
         let unified = entry.unified.as_ref().map(OwnedFd::as_fd);
         let forked = sys::clone::clone(namespaces.new, unified);
         let (pid, pidfd) = match forked.map_err(failed("cannot make namespaces"))? {
@@ -266,6 +274,7 @@ impl Made<'_> {
         };
         crate::timings::mark("namespaces made");
         drop(plan);
+        let ports = self.connect(attachment, pid, &status)?;
         let process = self.record.spec.process().clone().unwrap_or_default();
         let starting = Starting {
             status,
@@ -276,7 +285,33 @@ impl Made<'_> {
             directory: process.cwd().clone(),
         };
         let init = Process::new(pid, pidfd, streams, starting);
-        self.monitor(first, init, signals, kept)
+        self.monitor(first, init, signals, kept, ports)
+    }
+
+    /// The container's networks, if it has any of its own: all that can be had before it is there.
+    fn attach(&self, first: &First) -> Result<Option<Attachment>, Failure> {
+        let Network::Bridge(memberships) = &self.record.network else { return Ok(None) };
+        let attachment = net::attach(self.dirs, &self.record, memberships).map_err(net_words)?;
+        for notice in &attachment.notices {
+            first.say(&Reply::Notice(notice.clone()));
+        }
+        crate::timings::mark("networks up, ports held");
+        Ok(Some(attachment))
+    }
+
+    /// Lays the cables to a child that is there, and tells it. Answers the sockets of its ports.
+    fn connect(
+        &self,
+        attachment: Option<Attachment>,
+        pid: i32,
+        status: &OwnedFd,
+    ) -> Result<Ports, Failure> {
+        let Some(attachment) = attachment else { return Ok(Ports::default()) };
+        attachment.connect(pid, &self.record.id).map_err(net_words)?;
+        rustix::io::write(status, &isolate::CONNECTED)
+            .map_err(|error| ours(format!("cannot tell the container: {error}"), None))?;
+        crate::timings::mark("network connected");
+        Ok(Ports::new(attachment.into_held()))
     }
 
     fn plan<'b>(
@@ -286,12 +321,13 @@ impl Made<'_> {
         namespaces: &Namespaces,
         stdio: Stdio,
         status: OwnedFd,
+        attachment: Option<&Attachment>,
     ) -> Result<Plan<'b>, Failure> {
         let record = &self.record;
         let mount_point = CString::new(self.dirs.runroot.join("mnt").as_os_str().as_bytes())
             .map_err(|_| ours("--runroot has a NUL in it", None))?;
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let etc = self.etc()?;
+        let etc = self.etc(attachment.map(|one| &one.attached))?;
         crate::timings::mark("files for /etc written");
         let seccomp =
             crate::seccomp::program_of(record).map_err(|error| ours(error.to_string(), None))?;
@@ -307,6 +343,7 @@ impl Made<'_> {
             joined_pid: copies(namespaces.pid.as_ref())?.pop(),
             joined_procfs: share::procfs(self.dirs, record)?,
             new_network: namespaces.new & libc::CLONE_NEWNET != 0,
+            network: attachment.map(Attachment::inside),
             volumes: self.volumes()?,
             etc,
             shm: share::shm(self.dirs, record)?,
@@ -316,12 +353,12 @@ impl Made<'_> {
         })
     }
 
-    fn etc(&self) -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
+    fn etc(&self, attached: Option<&Attached>) -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
         let of_other = match &self.record.network {
             Network::Container(id) => Some(state::run_directory(&self.dirs.runroot, id)),
-            Network::None | Network::Host => None,
+            Network::None | Network::Host | Network::Bridge(_) => None,
         };
-        etc::write(self.run_path(), &self.record, of_other.as_deref())
+        etc::write(self.run_path(), &self.record, of_other.as_deref(), attached)
             .map_err(failed("cannot make /etc/hosts and its like"))
     }
 
@@ -430,6 +467,7 @@ impl Made<'_> {
         init: Process,
         signals: SignalFd,
         root: OwnedFd,
+        ports: Ports,
     ) -> Result<Monitor, Failure> {
         let words = |error| ours(format!("cannot watch the container: {error}"), None);
         let stream = first.stream.try_clone().map_err(words)?;
@@ -451,6 +489,7 @@ impl Made<'_> {
             record: self.record.clone(),
             run,
             _root: root,
+            ports,
         };
         Monitor::new(container, state, cgroup, log, signals, init, stream, first.request.clone())
             .map_err(words)

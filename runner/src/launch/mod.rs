@@ -11,6 +11,7 @@ mod finish;
 mod launcher;
 mod log;
 mod monitor;
+mod ports;
 mod process;
 pub mod protocol;
 mod recover;

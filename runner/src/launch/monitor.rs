@@ -21,6 +21,7 @@ use crate::cgroup::Cgroup;
 use crate::failure::{EXIT_CANNOT_EXECUTE, EXIT_OURS};
 use crate::images::Store;
 use crate::isolate;
+use crate::net;
 use crate::signal::Signal;
 
 /// Between a stop's signal and KILL, unless something else was said. Docker's.
@@ -62,6 +63,7 @@ enum Source {
     End(usize),
     Output(usize, Stream),
     Input(usize),
+    Ports,
 }
 
 impl Monitor {
@@ -110,6 +112,7 @@ impl Monitor {
                 // Where that cannot be it ends with its caller's cgroup, and the container too.
                 let _ = self.cgroup.join_monitor();
             }
+            self.container.ports.look_at_clock(Instant::now());
             self.forget_clients();
             if let Some(failure) = self.failure.take() {
                 self.give_up(&failure);
@@ -154,7 +157,11 @@ impl Monitor {
                 add(Source::Input(index), stdin.as_fd(), PollFlags::OUT);
             }
         }
-        let timeout = self.kill_at.into_iter().chain(self.move_at).min();
+        for fd in self.container.ports.watched() {
+            add(Source::Ports, fd, PollFlags::IN);
+        }
+        let pause = self.container.ports.pause_until;
+        let timeout = self.kill_at.into_iter().chain(self.move_at).chain(pause).min();
         let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
         let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
@@ -177,6 +184,7 @@ impl Monitor {
                 self.relay_output(index, stream);
             }
             Source::Input(index) => self.relay_input(index),
+            Source::Ports => self.container.ports.serve(),
         }
     }
 
@@ -592,7 +600,9 @@ impl Monitor {
         if let Some(log) = &mut self.log {
             log.finish();
         }
-        let Container { dirs, record, run, .. } = &mut self.container;
+        let Container { dirs, record, run, ports, .. } = &mut self.container;
+        let attached = finish::release(dirs, &record.id);
+        ports.close();
         let ended = finish::ended(exit.clone(), self.state.started.clone());
         finish::conclude(dirs, record, &ended);
         run.directory.remove();
@@ -605,6 +615,9 @@ impl Monitor {
         // One that reads slowly (a pager) gets everything; nothing else waits for it any more.
         self.clients.iter_mut().for_each(Client::flush_all);
         self.clients.clear();
+        if let Some(attached) = attached {
+            net::cut(&attached);
+        }
         if record.remove_on_exit
             && let Ok(store) = Store::open(&dirs.root)
         {

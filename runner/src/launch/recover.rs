@@ -12,6 +12,7 @@ use crate::cgroup::Cgroup;
 use crate::container::Record;
 use crate::dirs::Dirs;
 use crate::images::{Store, boot_id};
+use crate::net;
 
 /// The code of a container that lost its monitor: 128 + KILL, which is what it gets.
 const MONITOR_LOST: u8 = 137;
@@ -61,6 +62,8 @@ pub fn recover_all(dirs: &Dirs) {
             let _ = put_right(dirs, &id);
         }
     }
+    // Met again, and told, by whoever starts a container there.
+    let _ = net::heal(dirs);
     let Ok(boot) = boot_id() else { return };
     let settled = dirs.root.join(SETTLED);
     if fs::read_to_string(&settled).is_ok_and(|text| text == boot) {
@@ -110,6 +113,9 @@ fn clean_up(dirs: &Dirs, id: &str, run: &RunDirectory, is_orphan: bool) -> io::R
     }
     cgroup.kill_all(Duration::from_secs(5))?;
     let _ = cgroup.remove(Duration::from_secs(2));
+    if let Some(attached) = net::release(dirs, id)? {
+        net::cut(&attached);
+    }
     note_end(dirs, id, last.as_ref());
     Ok(())
 }

@@ -30,6 +30,7 @@ use crate::container::{
     DeviceOfHost, ImageUse, Ipc, Network, RECORD_FORMAT, Record, Seccomp, Stdio,
 };
 use crate::known_bad::left_out;
+use crate::net::{self, Exposed, PortError, Publish};
 use crate::seccomp::{self, SeccompError};
 
 /// Version of the runtime specification that our configurations keep to.
@@ -74,6 +75,8 @@ pub enum SpecError {
     User(String),
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    #[error("the image exposes the port {0:?}")]
+    Port(String, #[source] PortError),
 }
 
 /// Settles everything about one container.
@@ -109,6 +112,7 @@ pub fn record(
     check_user(&user)?;
     let (mounts, volumes) = mounts::assemble(request, execution, host)?;
 
+    let (exposed, ports) = ports(request, execution)?;
     let (arguments, entrypoint_words) = process::arguments(request, execution)?;
     let (texts, environment_bytes) = process::environment(request, execution, &hosts.hostname);
     let mut process = Process::default();
@@ -153,6 +157,8 @@ pub fn record(
         user,
         groups_added: request.groups_added.clone(),
         network: request.network.clone(),
+        ports,
+        exposed,
         ipc: request.ipc.clone(),
         pid_of: match &request.pid {
             Sharing::Container(id) => Some(id.clone()),
@@ -193,6 +199,25 @@ pub fn record(
 
 fn of_host(asked: &DeviceUse) -> DeviceOfHost {
     DeviceOfHost { path: asked.source.clone(), access: asked.access.clone() }
+}
+
+/// The ports that the image and `--expose` name, and those that are published: of `-p`, and with
+/// `-P` all the others too.
+fn ports(request: &Request, image: &Execution) -> Result<(Vec<Exposed>, Vec<Publish>), SpecError> {
+    let mut exposed = request.exposed.clone();
+    for text in image.exposed_ports.keys() {
+        exposed.extend(net::exposed(text).map_err(|error| SpecError::Port(text.clone(), error))?);
+    }
+    let mut ports = request.ports.clone();
+    exposed.extend(ports.iter().map(|port| port.exposed));
+    exposed.sort_unstable();
+    exposed.dedup();
+    if request.publishes_all {
+        let named: Vec<Exposed> = ports.iter().map(|port| port.exposed).collect();
+        let others = exposed.iter().filter(|one| !named.contains(one));
+        ports.extend(others.map(|one| Publish { host_ip: None, host_ports: None, exposed: *one }));
+    }
+    Ok((exposed, ports))
 }
 
 fn annotations(all: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
@@ -312,7 +337,8 @@ fn namespaces(request: &Request) -> Vec<LinuxNamespace> {
 fn sysctls(request: &Request) -> Result<Option<HashMap<String, String>>, SpecError> {
     let mut all = HashMap::new();
     // Docker's: servers that are not root bind low ports, and ping works without NET_RAW.
-    if matches!(request.network, Network::None) {
+    let own_network = matches!(request.network, Network::None | Network::Bridge(_));
+    if own_network {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
         all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
     }
@@ -326,7 +352,7 @@ fn sysctls(request: &Request) -> Result<Option<HashMap<String, String>>, SpecErr
             return Err(error("this is no name of a setting"));
         } else if is_ipc && !own_ipc {
             return Err(error("it would change an IPC namespace that is not the container's own"));
-        } else if name.starts_with("net.") && request.network != Network::None {
+        } else if name.starts_with("net.") && !own_network {
             return Err(error("it would change a network that is not the container's own"));
         } else if name == "kernel.domainname" && request.uts != Sharing::Private {
             return Err(error("it would change a host name that is not the container's own"));

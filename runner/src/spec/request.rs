@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Capabilities, LinuxDevice, LinuxDeviceCgroup, LinuxSeccomp, PosixRlimit};
 
 use crate::container::{Hosts, Ipc, LogFiles, Network};
+use crate::net::{Exposed, Publish};
 
 /// One `run` or `create`.
 #[derive(Clone, Debug)]
@@ -32,6 +33,12 @@ pub struct Request {
     pub annotations: BTreeMap<String, String>,
 
     pub network: Network,
+    /// `-p`
+    pub ports: Vec<Publish>,
+    /// `-P`: everything that is exposed, at ports of the kernel's choice.
+    pub publishes_all: bool,
+    /// `--expose`
+    pub exposed: Vec<Exposed>,
     /// The container's own name and name service; an empty host name means the short id.
     pub hosts: Hosts,
     pub pid: Sharing,

@@ -56,6 +56,23 @@ pub fn close_from_on_exec(first: RawFd) -> io::Result<()> {
     })
 }
 
+/// Puts `fds` where the next program finds them, from number `first` on. They must lie above.
+///
+/// # Errors
+/// As dup2(2); `EINVAL` where one would be overwritten.
+pub fn hand_down(fds: &[BorrowedFd<'_>], first: RawFd) -> io::Result<()> {
+    let end = first + fds.len() as RawFd;
+    if fds.iter().any(|fd| fd.as_raw_fd() < end) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (fd, number) in fds.iter().zip(first..) {
+        // SAFETY: an open descriptor and a number; whatever was open there belongs to a process
+        // that is about to become another program. dup2(2).
+        check(libc::c_long::from(unsafe { libc::dup2(fd.as_raw_fd(), number) }))?;
+    }
+    Ok(())
+}
+
 /// The descriptor that a parent has handed down as number `fd`.
 pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: asks for a flag of whatever is open under that number. fcntl(2).

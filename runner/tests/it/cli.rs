@@ -120,11 +120,15 @@ fn values_are_checked_before_anything_is_pulled() {
             "--ulimit nofile=2:1",
             "rrun: --ulimit=nofile=2:1: the soft limit lies above the hard one",
         ),
-        ("--network bridge", "rrun: --network=bridge: bridge networks are not supported yet"),
         (
-            "-p 80:80",
-            "rrun: --publish=80:80 is not supported: there is no bridge network to publish from; --network host shares the host's",
+            "--network ../x",
+            "rrun: --network=../x: a name has letters, digits, and _ . - after the first one",
         ),
+        (
+            "-p 80:80/sctp",
+            "rrun: --publish=80:80/sctp: sctp is not supported: there is tcp and udp",
+        ),
+        ("--expose 0", "rrun: --expose=0: a port is a number from 1 to 65535"),
         (
             "--restart always",
             "rrun: --restart=always is not supported: restart policies are not supported yet",
@@ -133,7 +137,7 @@ fn values_are_checked_before_anything_is_pulled() {
             "--userns keep-id",
             "rrun: --userns=keep-id is not supported: user namespaces are not supported yet",
         ),
-        ("--network nonsense", "rrun: --network=nonsense: there is no such network"),
+        ("--network nonsense", "rrun: network nonsense not found"),
         ("--cap-add NONSENSE", "rrun: --cap-add=NONSENSE: there is no such capability"),
         ("--security-opt nonsense", "rrun: --security-opt=nonsense: there is no such option"),
         ("--stop-signal NONSENSE", "rrun: --stop-signal=NONSENSE: there is no signal \"NONSENSE\""),

@@ -10,3 +10,4 @@ mod container;
 mod corpus;
 mod images;
 mod known_bad;
+mod net;

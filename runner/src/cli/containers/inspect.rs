@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceType, LinuxNamespaceType, Mount};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{status, view};
+use super::{network, status, view};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::listing::print_inspected;
 use crate::cli::{Globals, Verb};
@@ -13,6 +13,7 @@ use crate::container::{Ipc, Network, Record, Seccomp};
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Store, StoreError};
 use crate::launch::state::Status;
+use crate::net::{Attached, DEFAULT};
 use crate::spec::DEFAULT_CAPABILITIES;
 
 const FLAGS: &[Flag] = &[
@@ -151,7 +152,7 @@ fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failur
         "GraphDriver": graph_driver(container, &record, &status),
         "Mounts": mounts(&record),
         "Config": config(&record),
-        "NetworkSettings": network(&record, &status),
+        "NetworkSettings": network(&record, &status, &network::attached(globals, &record.id)),
     }))
 }
 
@@ -242,6 +243,7 @@ fn config(record: &Record) -> Value {
         "WorkingDir": process.cwd(),
         "Entrypoint": (!entrypoint.is_empty()).then_some(entrypoint),
         "OnBuild": null,
+        "ExposedPorts": network::exposed(record),
         "Labels": record.labels,
         "Shell": null,
         "StopSignal": record.stop_signal.as_deref().unwrap_or_default(),
@@ -270,7 +272,7 @@ fn host_config(record: &Record) -> Value {
         "Binds": binds(record),
         "ContainerIDFile": record.cidfile.as_deref().unwrap_or_default(),
         "NetworkMode": view::network_word(&record.network),
-        "PortBindings": {},
+        "PortBindings": network::bindings(record),
         "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
         "AutoRemove": record.remove_on_exit,
         "VolumeDriver": "",
@@ -537,14 +539,14 @@ fn propagation(mount: &Mount) -> &str {
     found.map_or("rprivate", String::as_str)
 }
 
-fn network(record: &Record, status: &Status) -> Value {
+fn network(record: &Record, status: &Status, attached: &Attached) -> Value {
     let namespace = match status {
         Status::Running(state) | Status::Paused(state) => {
             format!("/proc/{}/ns/net", state.init.pid)
         }
         _ => String::new(),
     };
-    // What each network of its own would say; there is no bridge network yet.
+    // What a network without addresses says.
     let none = json!({
         "EndpointID": "",
         "Gateway": "",
@@ -566,8 +568,15 @@ fn network(record: &Record, status: &Status) -> Value {
         "NetworkID": "",
     });
     extend(&mut own, more);
+    let places = attached.networks.iter().map(|place| {
+        let mut filled = own.clone();
+        extend(&mut filled, network::endpoint(record, place));
+        (place.network.clone(), filled)
+    });
+    let places: Map<String, Value> = places.collect();
     let networks = match &record.network {
         Network::Container(_) => json!({}),
+        Network::Bridge(_) if !places.is_empty() => Value::Object(places),
         network => json!({ view::network_word(network): own }),
     };
     let mut value = json!({
@@ -576,13 +585,20 @@ fn network(record: &Record, status: &Status) -> Value {
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
         "Networks": networks,
-        "Ports": {},
+        "Ports": network::ports(record, attached, !namespace.is_empty()),
         "SandboxID": if namespace.is_empty() { "" } else { &record.id },
         "SandboxKey": namespace,
         "SecondaryIPAddresses": null,
         "SecondaryIPv6Addresses": null,
     });
     extend(&mut value, none);
+    // Docker repeats the default network's on top.
+    if let Some(first) = attached.networks.iter().find(|one| one.network == DEFAULT)
+        && let Value::Object(mut all) = network::endpoint(record, first)
+    {
+        all.retain(|key, _| !["Aliases", "NetworkID"].contains(&key.as_str()));
+        extend(&mut value, Value::Object(all));
+    }
     value
 }
 

@@ -7,7 +7,7 @@ use regex::Regex;
 use serde_json::Value;
 use shared::Digest;
 
-use super::{status_within, view};
+use super::{network, status_within, view};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::listing::Listing;
 use crate::cli::{Globals, Verb, print_line, values};
@@ -79,8 +79,7 @@ fn ps(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         }
         return Ok(0);
     }
-    let mut rows: Vec<Value> =
-        shown.iter().map(|one| view::row(&one.record, &one.status, now, whole)).collect();
+    let mut rows: Vec<Value> = shown.iter().map(|one| row(globals, one, now, whole)).collect();
     let mut listing = listing();
     let format = arguments.value("format");
     if arguments.has("size") || format.is_some_and(|format| format.contains(".Size")) {
@@ -91,6 +90,16 @@ fn ps(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     }
     listing.print(&rows, format)?;
     Ok(0)
+}
+
+fn row(globals: &Globals, one: &Shown, now: Timestamp, whole: bool) -> Value {
+    let ports = match one.status {
+        Status::Running(_) | Status::Paused(_) => {
+            network::ports_text(&one.record, &network::attached(globals, &one.record.id))
+        }
+        _ => String::new(),
+    };
+    view::row(&one.record, &one.status, ports, now, whole)
 }
 
 /// What a container has written, and with its image: `2B (virtual 1.24MB)`.
@@ -109,7 +118,7 @@ pub(super) fn sizes(store: &Store, container: &ContainerDir, record: &Record) ->
 pub(crate) fn rows_with_sizes(globals: &Globals, store: &Store) -> Result<Vec<Value>, Failure> {
     let now = Timestamp::now();
     let row = |one: &Shown| {
-        let mut row = view::row(&one.record, &one.status, now, false);
+        let mut row = row(globals, one, now, false);
         let container = store.open_container(&one.record.id)?;
         let written = container.as_ref().map_or(0, written_bytes);
         row["Size"] = Value::from(human_bytes(written));

@@ -4,6 +4,7 @@ mod exec;
 mod inspect;
 mod list;
 mod logs;
+mod network;
 mod prune;
 mod remove;
 mod signal;
@@ -33,6 +34,7 @@ pub(super) const VERBS: &[&[Verb]] = &[
     logs::VERBS,
     exec::VERBS,
     inspect::VERBS,
+    network::VERBS,
     prune::VERBS,
 ];
 

@@ -38,6 +38,7 @@ pub(super) fn network_word(network: &Network) -> String {
         Network::None => "none".to_owned(),
         Network::Host => "host".to_owned(),
         Network::Container(id) => format!("container:{id}"),
+        Network::Bridge(all) => all.first().map_or_else(String::new, |one| one.network.clone()),
     }
 }
 
@@ -61,7 +62,13 @@ fn command(arguments: &[String]) -> String {
 }
 
 /// A row of `ps`.
-pub(super) fn row(record: &Record, status: &Status, now: Timestamp, whole: bool) -> Value {
+pub(super) fn row(
+    record: &Record,
+    status: &Status,
+    ports: String,
+    now: Timestamp,
+    whole: bool,
+) -> Value {
     let created = Timestamp::parse(&record.created);
     let command = command(arguments(record));
     let command = if whole || command.chars().count() <= 20 {
@@ -95,7 +102,7 @@ pub(super) fn row(record: &Record, status: &Status, now: Timestamp, whole: bool)
         "Mounts": mounts.join(","),
         "Names": record.name,
         "Networks": network_word(&record.network),
-        "Ports": "",
+        "Ports": ports,
         "RunningFor": running,
         "Size": "0B",
         "State": state_word(status),

@@ -8,4 +8,4 @@ mod host;
 mod life;
 mod recovery;
 mod sees;
-mod support;
+pub(crate) mod support;

@@ -1,0 +1,99 @@
+//! Why a container has no network, in words.
+
+use std::io;
+
+use super::files::Places;
+use super::ports::BindError;
+use crate::dirs::Dirs;
+use crate::failure::Failure;
+
+/// What failed and why, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct NetError {
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+impl NetError {
+    pub(super) fn not_found(name: &str) -> Self {
+        Self {
+            message: format!("network {name} not found"),
+            hint: Some("rrun network ls".to_owned()),
+        }
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        let failure = Self::new(error.message);
+        match error.hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
+    }
+}
+
+/// An error of the kernel's or the disk's, on its way to words.
+#[derive(Debug)]
+pub(super) struct Why {
+    what: &'static str,
+    error: io::Error,
+    is_kernel: bool,
+}
+
+impl Why {
+    pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { what, error, is_kernel: false }
+    }
+
+    /// Where the kernel may refuse for want of a capability or of a module.
+    pub(super) fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { what, error, is_kernel: true }
+    }
+}
+
+impl From<Why> for NetError {
+    fn from(why: Why) -> Self {
+        let hint = match why.error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) if why.is_kernel => {
+                Some("CAP_NET_ADMIN is missing; --network none and --network host work without")
+            }
+            Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENOENT) if why.is_kernel => {
+                Some("this kernel lacks a module: modprobe -a nf_tables nft_chain_nat bridge veth")
+            }
+            _ => None,
+        };
+        let Why { what, error, .. } = why;
+        Self { message: format!("{what}: {error}"), hint: hint.map(str::to_owned) }
+    }
+}
+
+/// In Docker's words, for whoever greps them, and with whose it is.
+pub(super) fn bind(dirs: &Dirs, failed: BindError) -> NetError {
+    let BindError { at, protocol, error } = &failed;
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            let others = Places::of(dirs).attached_all().unwrap_or_default();
+            let owner = others.iter().find(|(_, attached)| {
+                attached
+                    .ports
+                    .iter()
+                    .any(|port| port.protocol == *protocol && port.host_port == at.port())
+            });
+            let hint = match owner {
+                Some((id, _)) => format!("container {id:.12} has it: rrun stop {id:.12}"),
+                None => format!("another program has it: ss -ltnup 'sport = :{}'", at.port()),
+            };
+            NetError {
+                message: format!("cannot publish {at}: port is already allocated"),
+                hint: Some(hint),
+            }
+        }
+        Some(libc::EADDRNOTAVAIL) => NetError {
+            message: format!("cannot publish {at}: this host has no such address"),
+            hint: Some("ip address".to_owned()),
+        },
+        _ => NetError { message: format!("cannot publish {at}: {error}"), hint: None },
+    }
+}
