@@ -10,6 +10,7 @@ pub mod edge;
 mod failpoint;
 pub mod http;
 pub mod observe;
+pub mod privileges;
 pub mod records;
 mod serve;
 pub mod store;

@@ -205,21 +205,22 @@ fn serve(args: ServeArgs) -> ExitCode {
     for note in notes {
         tracing::warn!("{note}");
     }
-    let file = args.config.file;
+    let file = args.config.file.clone();
     let reload = move || {
         let read = Config::load(file.as_deref()).map_err(|error| error.to_string())?;
         // A level on the command line wins here as it did at the start.
         let wanted = args.log_level.as_ref().unwrap_or(&read.config.log.level);
         level.set(wanted).map_err(|error| error.to_string())
     };
-    match registry::serve(&config, reload) {
+    match registry::serve(&config, args.config.file.as_deref(), reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("registry: {error}");
             match error {
-                ServeError::Tls(_) | ServeError::Store(_) | ServeError::Records(_) => {
-                    ExitCode::from(EXIT_CONFIG)
-                }
+                ServeError::Privileges(_)
+                | ServeError::Tls(_)
+                | ServeError::Store(_)
+                | ServeError::Records(_) => ExitCode::from(EXIT_CONFIG),
                 ServeError::Server(_) | ServeError::Runtime(_) => ExitCode::FAILURE,
             }
         }

@@ -1,6 +1,7 @@
 //! Putting the parts together and running them until a signal.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::content::scrub::Scrub;
 use crate::content::{Content, backup};
 use crate::http::{Bound, Server, ServerError, State};
 use crate::observe::Metrics;
+use crate::privileges::{self, PrivilegeError};
 use crate::records::{Records, sqlite};
 use crate::store::{Disk, OpenError};
 use crate::tls::{self, Clients, Tls, TlsError};
@@ -22,6 +24,8 @@ use crate::tls::{self, Clients, Tls, TlsError};
 /// Why the registry does not serve.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -60,15 +64,40 @@ impl std::fmt::Debug for Started {
 /// # Errors
 /// See [`ServeError`].
 pub fn start(config: &Config) -> Result<Started, ServeError> {
+    start_on(config, Sockets::default())
+}
+
+/// Sockets that are bound already.
+#[derive(Default)]
+struct Sockets {
+    registry: Option<Bound>,
+    debug: Option<Bound>,
+}
+
+impl Sockets {
+    /// Those of the configuration, while this process may still bind any port. Waits for another
+    /// registry to let go of them, as it will wait for the directory's lock.
+    fn early(config: &Config) -> Result<Self, ServeError> {
+        let bind = |address: &String| Bound::patiently(address, config.store.wait_for_lock);
+        let debug = config.http.debug.as_ref().map(|debug| bind(&debug.addr)).transpose()?;
+        Ok(Self { registry: Some(bind(&config.addr)?), debug })
+    }
+}
+
+/// [`start`], on these sockets, and on new ones for those that are not there.
+fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
     raise_descriptor_limit();
     let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     // The directory's lock before the port: while another process holds it, clients must be refused
     // at once instead of waiting in the queue of a port that nobody answers on.
     let disk = Arc::new(Disk::open(&config.root, &config.store)?);
     backup::adopt(&config.root)?;
-    let bound = Bound::new(&config.addr)?;
+    let bound = sockets.registry.map_or_else(|| Bound::new(&config.addr), Ok)?;
     let address = bound.address()?;
-    let debug = config.http.debug.as_ref().map(|debug| Bound::new(&debug.addr)).transpose()?;
+    let debug = match (sockets.debug, &config.http.debug) {
+        (None, Some(debug)) => Some(Bound::new(&debug.addr)?),
+        (bound, _) => bound,
+    };
     let debug_address = debug.as_ref().map(Bound::address).transpose()?;
     let options = sqlite::Options {
         review_delay: config.gc.review_delay,
@@ -152,18 +181,25 @@ impl Started {
 }
 
 /// Runs the registry until SIGTERM or SIGINT, then lets running requests end. Calls `reload` at
-/// every SIGHUP; its error is logged.
+/// every SIGHUP; its error is logged. `file` is the configuration's, which `reload` reads.
 ///
 /// # Errors
 /// See [`ServeError`].
 pub fn serve(
     config: &Config,
+    file: Option<&Path>,
     reload: impl Fn() -> Result<(), String> + 'static,
 ) -> Result<(), ServeError> {
+    // A port below 1024 wants root, and what is given up wants a process of one thread.
+    let sockets = match privileges::are_given_up() {
+        true => Sockets::early(config)?,
+        false => Sockets::default(),
+    };
+    privileges::give_up(&config.root, &files(config, file))?;
     actix_rt::System::new().block_on(async {
         // Before the wait for the lock: a closed terminal must not end a server that starts.
         let hangup = signal(SignalKind::hangup())?;
-        let started = start(config)?;
+        let started = start_on(config, sockets)?;
         tracing::info!(
             address = %started.address,
             debug = started.debug_address.map(tracing::field::display),
@@ -181,6 +217,12 @@ pub fn serve(
         tracing::info!("stopped");
         Ok(())
     })
+}
+
+/// Every file that is read again while the registry runs.
+fn files(config: &Config, file: Option<&Path>) -> Vec<PathBuf> {
+    let tls = config.tls.iter().flat_map(tls::Settings::files);
+    tls.map(PathBuf::as_path).chain(file).map(Path::to_owned).collect()
 }
 
 fn warn_of_strangers(tls: Option<&tls::Settings>) {

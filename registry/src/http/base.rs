@@ -99,6 +99,7 @@ pub(super) async fn metrics(call: &Call) -> Reply {
     let gauges = Gauges {
         uploads_active: state.content.open_uploads(),
         disk_free_bytes: state.content.disk().free_bytes().unwrap_or(0),
+        disk_capacity_bytes: state.content.disk().capacity_bytes().unwrap_or(0),
         writable: state.content.writes_refused().is_none(),
         waiting: state.waiting.get(records.waiting()).await,
         totals: state.totals.get(records.totals()).await,

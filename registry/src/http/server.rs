@@ -4,7 +4,7 @@
 //! to send files (see [`super::send`]). This is what `HttpServer::listen` does itself.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,7 +54,10 @@ impl Default for Limits {
 }
 
 /// Connections that the kernel holds until a worker accepts them.
-const BACKLOG: u32 = 2048;
+const BACKLOG: i32 = 2048;
+
+/// How often an address that somebody else holds is tried again.
+const BIND_RETRY: Duration = Duration::from_millis(100);
 
 /// Threads of each worker for blocking work: enough that 64 pushes at once do not queue behind
 /// one slow sync, few enough that their stacks stay small.
@@ -69,29 +72,48 @@ pub enum ServerError {
     Run(#[source] io::Error),
 }
 
-/// A listening socket.
+/// A socket that has its address. Clients are refused until [`Server::start`] listens on it.
 #[derive(Debug)]
 pub struct Bound {
     listener: TcpListener,
 }
 
 impl Bound {
-    /// Listens on `address`: `host:port`, or `:port` for all addresses.
+    /// Takes `address`: `host:port`, or `:port` for all addresses.
     ///
     /// # Errors
     /// [`ServerError::Bind`].
     pub fn new(address: &str) -> Result<Self, ServerError> {
         let wide = address.strip_prefix(':').map(|port| format!("[::]:{port}"));
-        let target = wide.as_deref().unwrap_or(address);
-        let listener = TcpListener::bind(target)
+        let listener = bind(wide.as_deref().unwrap_or(address))
             // Hosts without IPv6.
             .or_else(|error| match address.strip_prefix(':') {
-                Some(port) => TcpListener::bind(format!("0.0.0.0:{port}")),
+                Some(port) => bind(&format!("0.0.0.0:{port}")),
                 None => Err(error),
             });
         match listener {
             Ok(listener) => Ok(Self { listener }),
             Err(source) => Err(ServerError::Bind { address: address.to_owned(), source }),
+        }
+    }
+
+    /// [`Bound::new`], which waits as long as `patience` for another process to let go of the
+    /// address.
+    ///
+    /// # Errors
+    /// [`ServerError::Bind`].
+    pub fn patiently(address: &str, patience: Duration) -> Result<Self, ServerError> {
+        let deadline = std::time::Instant::now() + patience;
+        loop {
+            match Self::new(address) {
+                Err(ServerError::Bind { source, .. })
+                    if source.kind() == io::ErrorKind::AddrInUse
+                        && std::time::Instant::now() < deadline =>
+                {
+                    std::thread::sleep(BIND_RETRY);
+                }
+                bound => return bound,
+            }
         }
     }
 
@@ -102,6 +124,23 @@ impl Bound {
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
+}
+
+/// As the standard library does, but for listening.
+fn bind(target: &str) -> io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "this name has no address");
+    for address in target.to_socket_addrs()? {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket =
+            rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        match rustix::net::bind(&socket, &address) {
+            Ok(()) => return Ok(TcpListener::from(socket)),
+            Err(error) => failure = error.into(),
+        }
+    }
+    Err(failure)
 }
 
 /// Connections to the debug listener at once: probes and scrapers.
@@ -119,7 +158,7 @@ impl Server {
     /// runtime.
     ///
     /// # Errors
-    /// [`ServerError::Run`].
+    /// [`ServerError::Run`]; [`ServerError::Bind`] if somebody else listens there meanwhile.
     pub fn start(
         state: &Arc<State>,
         bound: Bound,
@@ -171,9 +210,12 @@ fn listen(
         Listener::Registry => "registry",
         Listener::Debug => "debug",
     };
+    rustix::net::listen(&bound.listener, BACKLOG).map_err(|error| {
+        let address = bound.address().map_or_else(|_| String::new(), |it| it.to_string());
+        ServerError::Bind { address, source: error.into() }
+    })?;
     let builder = actix_server::Server::build()
         .workers(workers)
-        .backlog(BACKLOG)
         .max_concurrent_connections(limits.connections.div_ceil(workers))
         .worker_max_blocking_threads(BLOCKING_THREADS)
         .shutdown_timeout(limits.drain.as_secs())

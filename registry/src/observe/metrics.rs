@@ -59,6 +59,7 @@ struct Code {
 pub struct Gauges {
     pub uploads_active: usize,
     pub disk_free_bytes: u64,
+    pub disk_capacity_bytes: u64,
     pub writable: bool,
     pub waiting: Waiting,
     pub totals: Totals,
@@ -79,6 +80,7 @@ pub struct Metrics {
     pushes: Family<Kind, Counter>,
     uploads_active: Gauge,
     disk_free: Gauge<u64, AtomicU64>,
+    disk_capacity: Gauge<u64, AtomicU64>,
     writable: Gauge,
     waiting: WaitingGauges,
     stored: StoredGauges,
@@ -132,6 +134,7 @@ impl Default for Metrics {
             pushes: Family::default(),
             uploads_active: Gauge::default(),
             disk_free: Gauge::default(),
+            disk_capacity: Gauge::default(),
             writable: Gauge::default(),
             waiting: WaitingGauges::default(),
             stored: StoredGauges::default(),
@@ -199,6 +202,8 @@ impl Metrics {
         root.register("log_dropped_lines", "Lines of the log that nobody took", dropped);
         root.register("uploads_active", "Open uploads", self.uploads_active.clone());
         root.register("storage_free_bytes", "Free space of the disk", self.disk_free.clone());
+        let capacity = self.disk_capacity.clone();
+        root.register("storage_capacity_bytes", "Space of the disk, free or not", capacity);
         root.register("storage_writable", "1 while pushes can succeed", self.writable.clone());
         root.register(
             "config_last_reload_successful",
@@ -231,7 +236,7 @@ impl Metrics {
     /// Shows when the certificate ends.
     pub fn show_tls(&mut self, tls: &Tls) {
         self.registry.sub_registry_with_prefix("registry").register(
-            "tls_certificate_not_after_timestamp_seconds",
+            "tls_certificate_expiry_timestamp_seconds",
             "End of the certificate that is shown, in Unix time",
             tls.not_after(),
         );
@@ -342,6 +347,7 @@ impl Metrics {
     pub fn encode(&self, gauges: Gauges, form: Form) -> String {
         self.uploads_active.set(i64::try_from(gauges.uploads_active).unwrap_or(i64::MAX));
         self.disk_free.set(gauges.disk_free_bytes);
+        self.disk_capacity.set(gauges.disk_capacity_bytes);
         self.writable.set(i64::from(gauges.writable));
         self.waiting.reviews.set(gauges.waiting.reviews);
         self.waiting.links.set(gauges.waiting.condemned_links);

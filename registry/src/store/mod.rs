@@ -120,6 +120,15 @@ impl Disk {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    /// Bytes of the file system, free or not.
+    ///
+    /// # Errors
+    /// Those of statvfs(3).
+    pub fn capacity_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
     /// Opens the bytes of a published blob.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ impl Settings {
     }
 
     /// Every file that is read, with its key in the configuration.
-    fn files(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &PathBuf> {
         [&self.certificate, &self.key].into_iter().chain(self.clients.authorities())
     }
 }

@@ -8,6 +8,7 @@ mod crash;
 mod faults;
 mod neighbours;
 mod operators;
+mod privileges;
 mod rows;
 mod soak;
 mod support;

@@ -476,7 +476,7 @@ fn plain_http_gets_an_answer_that_says_so() {
     registry.send("PUT", "/v2/a/manifests/t", &[], &vec![0; 1 << 20]).expect(400);
     let metrics = String::from_utf8(lab.get(&registry, "/metrics").expect(200).body).unwrap();
     assert!(metrics.contains("registry_tls_handshake_errors_total 2\n"), "{metrics}");
-    assert!(metrics.contains("registry_tls_certificate_not_after_timestamp_seconds 1"));
+    assert!(metrics.contains("registry_tls_certificate_expiry_timestamp_seconds 1"));
 }
 
 #[test]
