@@ -13,7 +13,7 @@ demo bench dist: export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/dist
 # A registry that can be told to leave a step out: what is known to be bad must be noticed.
 export ROADSTEAD_FAILPOINTS_BIN := $(TARGET_DIR)/debug/registry
 
-.PHONY: help build dist demo check test debug install bench torture fuzz
+.PHONY: help build dist chart demo check test debug install bench torture fuzz
 
 help:                ## List these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -23,6 +23,9 @@ build:               ## Build both programs into target/release, quickly: what t
 
 dist:                ## Build both programs as people get them, into target/dist
 	$(CARGO) build --locked --profile dist -p registry -p runner
+
+chart: debug         ## Pack the chart into target/chart
+	$(TARGET_DIR)/debug/conformance chart $(TARGET_DIR)/chart
 
 demo: dist           ## Start the registry, push an image, run it with rrun, clean up (root)
 	$(CARGO) run --locked --quiet -p conformance --bin conformance -- demo
@@ -50,6 +53,7 @@ suite  = @echo "== suite $(1)"; start=$$(date +%s); $(3) || { echo "suite $(1) f
 it     = cd $(1) && $(IT)/$(1) --quiet
 BLACK_BOX := $(filter-out main,$(basename $(notdir $(wildcard conformance/tests/it/*.rs))))
 BUDGET     = $(or $(BUDGET_$(1)),60)
+BUDGET_deploy_chart := 120
 
 test: install        ## Everything, through the wire and the kernel (root; installs what it needs)
 	@rm -f $(SUITES)

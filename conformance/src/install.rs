@@ -23,6 +23,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debootstrap", "/usr/sbin/debootstrap"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("nginx-light", "/usr/sbin/nginx"),
+    ("haproxy", "/usr/sbin/haproxy"),
+    ("prometheus", "/usr/bin/promtool"),
     ("openssl", "/usr/bin/openssl"),
     ("strace", "/usr/bin/strace"),
     ("busybox-static", "/bin/busybox"),

@@ -22,6 +22,7 @@ pub mod process;
 pub mod registry;
 pub mod rootfs;
 pub mod rrun;
+pub mod ship;
 pub mod terminal;
 pub mod torture;
 pub mod trace;

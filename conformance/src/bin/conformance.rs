@@ -1,10 +1,11 @@
 //! `conformance`: the demonstration, and what tests and benchmarks start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use conformance::ship::{self, build::Platform};
 use conformance::torture::disk::FileSystem;
 use conformance::torture::report;
 
@@ -22,6 +23,25 @@ struct Arguments {
 enum Action {
     /// Install the Debian packages and build the Go programs that tests and benchmarks need (root)
     Install,
+    /// Write the registry's image, which docker, podman, skopeo and ctr load
+    Image {
+        /// Directory to write to
+        directory: PathBuf,
+        /// Cargo's profile; people get `dist`
+        #[arg(long, default_value = "dist")]
+        profile: String,
+        /// Fail when a platform cannot be built for on this host
+        #[arg(long, conflicts_with = "host_only")]
+        all_platforms: bool,
+        /// This machine's platform alone
+        #[arg(long)]
+        host_only: bool,
+    },
+    /// Pack the chart
+    Chart {
+        /// Directory to write to
+        directory: PathBuf,
+    },
     /// Start a registry, push an image, run it with rrun, clean up
     Demo,
     /// Measure beside the peers and print Markdown
@@ -118,9 +138,41 @@ fn bench_runner(rounds: usize, pulls: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn image(
+    directory: &Path,
+    profile: &str,
+    all_platforms: bool,
+    host_only: bool,
+) -> anyhow::Result<()> {
+    let mut binaries = Vec::new();
+    let mut missing = Vec::new();
+    // This machine's first: it is the one that `docker load` takes.
+    let host = Platform::host()?;
+    let others = Platform::ALL.into_iter().filter(|platform| *platform != host && !host_only);
+    for platform in std::iter::once(host).chain(others) {
+        match platform.obstacle() {
+            Some(why) => missing.push(format!("without {}: {why}", platform.architecture())),
+            None => binaries.push((platform, ship::build::build("registry", platform, profile)?)),
+        }
+    }
+    anyhow::ensure!(missing.is_empty() || !all_platforms, "{}", missing.join("; "));
+    let image = ship::image::write(directory, &binaries)?;
+    println!("{} {} {}", image.path.display(), image.reference, image.digest);
+    for line in missing {
+        eprintln!("conformance: the image is {line}");
+    }
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Action::Install => conformance::install::install(),
+        Action::Image { directory, profile, all_platforms, host_only } => {
+            image(&directory, &profile, all_platforms, host_only)
+        }
+        Action::Chart { directory } => {
+            ship::chart::package(&directory).map(|path| println!("{}", path.display()))
+        }
         Action::Demo => conformance::demo::run(),
         Action::Bench(Bench::Registry { rounds }) => bench_registry(rounds),
         Action::Bench(Bench::Runner { rounds, pulls }) => bench_runner(rounds, pulls),

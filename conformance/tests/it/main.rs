@@ -3,6 +3,8 @@
 
 #[path = "../../../runner/tests/it/corpus/mod.rs"]
 mod corpus;
+mod deploy_chart;
+mod deploy_metrics;
 mod docker_table;
 mod official;
 mod registry_clients;
