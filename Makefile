@@ -52,6 +52,7 @@ suite  = @echo "== suite $(1)"; start=$$(date +%s); $(3) || { echo "suite $(1) f
   echo "$(1) $$(($$(date +%s) - start)) $(2)" >> $(SUITES)
 it     = cd $(1) && $(IT)/$(1) --quiet
 BLACK_BOX := $(filter-out main,$(basename $(notdir $(wildcard conformance/tests/it/*.rs))))
+BUDGET_registry_differential := 90
 BUDGET     = $(or $(BUDGET_$(1)),60)
 BUDGET_deploy_chart := 120
 

@@ -37,6 +37,14 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "/usr/sbin/iptables-legacy"),
     ("cpio", "/usr/bin/cpio"),
     ("procps", "/usr/bin/ps"),
+    // What knows distribution's behaviour: scrapers, a client for HPC, a browser.
+    ("python3-prometheus-client", "/usr/lib/python3/dist-packages/prometheus_client"),
+    ("charliecloud-builders", "/usr/bin/ch-image"),
+    ("charliecloud-runtime", "/usr/bin/ch-run"),
+    ("python3-lark", "/usr/lib/python3/dist-packages/lark"),
+    ("python3-requests", "/usr/lib/python3/dist-packages/requests"),
+    ("python3-venv", "/usr/lib/python3.11/venv"),
+    ("chromium-headless-shell", "/usr/bin/chromium-headless-shell"),
 ];
 
 /// A Go program and the release that the tests were written against.
@@ -82,6 +90,31 @@ pub fn install() -> anyhow::Result<()> {
     for program in GO_PROGRAMS {
         install_go_program(program, &directory)?;
     }
+    install_python_packages(&directory.join("../python"))
+}
+
+/// Packages for Python, at the releases that the tests were written against.
+const PYTHON_PACKAGES: &[&str] = &["docker-registry-client-async==1.0.3"];
+
+/// Makes a virtual environment of its own for them.
+fn install_python_packages(directory: &Path) -> anyhow::Result<()> {
+    let stamp = directory.join("packages");
+    let wanted = PYTHON_PACKAGES.join(" ");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    eprintln!("installing {wanted}");
+    let mut venv = Command::new("/usr/bin/python3");
+    let mut pip = Command::new(directory.join("bin/pip"));
+    venv.args(["-m", "venv"]).arg(directory);
+    pip.args(["install", "--quiet"]).args(PYTHON_PACKAGES);
+    for command in [&mut venv, &mut pip] {
+        let output = process::run_for(Duration::from_secs(600), command)?;
+        if !output.status.success() {
+            bail!("{command:?}: {}\n{}\n{}", output.status, output.stdout, output.stderr);
+        }
+    }
+    fs::write(&stamp, &wanted)?;
     Ok(())
 }
 

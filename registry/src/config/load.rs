@@ -244,6 +244,7 @@ fn value(path: &[String], text: &str) -> Result<Value, String> {
 /// Whether a variable names a driver, which is a section without keys: `REGISTRY_STORAGE=filesystem`.
 fn is_driver(name: &str, text: &str) -> bool {
     matches!(name, "REGISTRY_STORAGE" | "REGISTRY_AUTH")
+        && text != "null"
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 

@@ -161,7 +161,7 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
              and let nobody reach the registry but those you trust",
         );
     }
-    if file.middleware.is_some() {
+    if file.middleware.as_ref().is_some_and(|kinds| !kinds.values().all(is_nothing)) {
         return refuse("middleware", "middleware is not supported: leave this key out");
     }
     let remote = file.proxy.as_ref().and_then(|proxy| proxy.get("remoteurl"));
@@ -194,7 +194,7 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
         return refuse("http.prefix", "a path prefix is not supported: use a host name of its own");
     }
     let urls = &file.validation.manifests.urls;
-    if urls.as_ref().is_some_and(|urls| !urls.is_empty()) {
+    if urls.as_ref().is_some_and(|urls| !urls.values().all(is_nothing)) {
         return refuse("validation.manifests.urls", "rules on layer urls are not supported");
     }
     let version = file.version.as_ref();
@@ -205,6 +205,11 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
         );
     }
     Ok(())
+}
+
+/// A list of nothing.
+fn is_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// `auth: none`, as distribution understands it too.
@@ -397,7 +402,7 @@ fn level_name(level: &str) -> Result<String, ConfigError> {
 
 fn log_format(formatter: Option<&str>) -> Result<Option<observe::Format>, ConfigError> {
     match formatter {
-        None => Ok(None),
+        None | Some("") => Ok(None),
         Some("text") => Ok(Some(observe::Format::Text)),
         Some("json" | "logstash") => Ok(Some(observe::Format::Json)),
         Some(other) => Err(ConfigError::Value {
@@ -790,7 +795,8 @@ health:
             "auth: {htpasswd: {realm: x, path: y}}",
             "auth: {}",
             "auth: htpasswd",
-            "middleware: {registry: []}",
+            "middleware: {registry: [{name: x}]}",
+            "validation: {manifests: {urls: {deny: [x]}}}",
             "proxy: {remoteurl: 'https://registry-1.docker.io'}",
             "storage: {s3: {bucket: b}}",
             "storage: {inmemory: {}}",
@@ -846,6 +852,9 @@ health:
             "log:\n  accesslog:\n    disabled:\nhttp:\n  headers:\n  host: ''\n  net: ''\n",
             "catalog: {maxentries: 0}\ntags: {maxtags: 0}",
             "proxy: {remoteurl: ''}",
+            "middleware: {registry: [], storage: }",
+            "validation: {manifests: {urls: {allow: []}}}",
+            "log: {formatter: ''}",
         ] {
             let loaded = load(yaml, &[]).unwrap();
             assert_eq!(loaded.effective, defaults, "{yaml}");

@@ -339,7 +339,10 @@ impl<'de> Visitor<'de> for Place {
                 return Err(de::Error::custom(format!("the key {key:?} must be spelt {field:?}")));
             }
             map.next_value_seed(self.below(&key))?;
-            if let Some(key) = seen.replace(key) {
+            let used = self.fields().contains(&key.as_str()) || matches!(self, Self::Annotations);
+            if let Some(key) = seen.replace(key)
+                && used
+            {
                 let key: String = key.chars().take(100).collect();
                 return Err(de::Error::custom(format!("the key {key:?} stands there twice")));
             }
@@ -426,7 +429,7 @@ mod tests {
             format!(r#"{{"schemaVersion":2,{config},"annotations":null,"subject":null}}"#),
             format!(r#"{{"schemaVersion":2,{config},"x":{deep}}}"#),
             format!(r#"{{"schemaVersion":2,{config},"x":1e999,"y":[-1e999,{}]}}"#, "9".repeat(400)),
-            format!(r#"{{"schemaVersion":2,{config},"x":{{"a":1,"a":2,"A":3}}}}"#),
+            format!(r#"{{"schemaVersion":2,{config},"x":{{"a":1,"a":2,"A":3}},"x":null}}"#),
             format!(
                 r#"{{"schemaVersion":2,"mediaType":"{}","manifests":null}}"#,
                 media_type::OCI_INDEX
