@@ -12,7 +12,7 @@ use shared::{ImageRef, media_type};
 
 use super::certificates::Certificates;
 use super::challenge::{self, Bearer};
-use super::fence::{self, Fence, Fenced};
+use super::fence::{self, Fence, Fenced, Reach, Sieve};
 use super::{PullError, PullOptions};
 use crate::known_bad::left_out;
 
@@ -41,9 +41,10 @@ pub(crate) struct Client {
     /// Of the registry's own; they count for what it leads to as well.
     authorities: Vec<reqwest::Certificate>,
     verified: bool,
-    /// To others, by host and port: a certificate of ours for the registry is not shown to them,
-    /// and theirs are checked also where the registry's need not be.
-    elsewhere: Mutex<HashMap<String, reqwest::Client>>,
+    /// To where somebody led, by host and port and how near that may be: a connection that one could
+    /// lead to is none for another. A certificate of ours for the registry is not shown to them, and
+    /// theirs are checked also where the registry's need not be.
+    elsewhere: Mutex<HashMap<(String, Reach), reqwest::Client>>,
     image: ImageRef,
     /// Schemes to try, in order, and the one that answered.
     schemes: Vec<&'static str>,
@@ -71,6 +72,12 @@ enum Failed {
     Final(PullError),
 }
 
+/// An answer, and how near whoever gave it may lead.
+struct Answer {
+    response: Response,
+    limit: Reach,
+}
+
 /// How one host is spoken to.
 struct Connection<'a> {
     host: &'a str,
@@ -81,7 +88,7 @@ struct Connection<'a> {
 impl Connection<'_> {
     fn open(
         &self,
-        fence: &Fence,
+        resolver: Option<Sieve>,
         authorities: Vec<reqwest::Certificate>,
         identity: Option<reqwest::Identity>,
     ) -> reqwest::Result<reqwest::Client> {
@@ -89,8 +96,10 @@ impl Connection<'_> {
             .user_agent(concat!("rrun/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .dns_resolver(fence.clone())
             .read_timeout(READ_TIMEOUT);
+        if let Some(resolver) = resolver {
+            builder = builder.dns_resolver(resolver);
+        }
         if self.loopback {
             // RFC 6761, 6.3: `localhost` is the loopback, whatever a resolver or a missing
             // /etc/hosts says; plain HTTP without a question depends on that.
@@ -118,14 +127,13 @@ impl Client {
             (_, _, false) => vec!["https", "http"],
             _ => vec!["https"],
         };
-        let fence = Fence::new(host_of(image), loopback);
         let certificates = Certificates::of(&image.registry)?;
         let own = Connection {
             host: image.registry.split(':').next().unwrap_or_default(),
             loopback,
             verified: options.tls_verify,
         };
-        let http = own.open(&fence, certificates.authorities.clone(), certificates.identity);
+        let http = own.open(None, certificates.authorities.clone(), certificates.identity);
         let http = http.map_err(|error| PullError::Protocol {
             image: image.to_string(),
             registry: image.registry.clone(),
@@ -138,7 +146,7 @@ impl Client {
             elsewhere: Mutex::default(),
             image: image.clone(),
             schemes,
-            fence,
+            fence: Fence::from_environment(),
             settled: OnceLock::new(),
             token: Mutex::new(None),
         })
@@ -156,7 +164,7 @@ impl Client {
         path: &str,
         headers: HeaderMap,
     ) -> Result<Response, PullError> {
-        let response = self.send_any(&method, path, &headers).await?;
+        let Answer { response, limit } = self.send_any(&method, path, &headers).await?;
         let status = response.status();
         if status != StatusCode::UNAUTHORIZED {
             return self.checked(response).await;
@@ -167,31 +175,35 @@ impl Client {
             .iter()
             .find_map(|value| challenge::bearer(value.to_str().ok()?));
         let Some(challenge) = challenge else { return self.checked(response).await };
-        self.fetch_token(&challenge).await?;
-        let response = self.send_any(&method, path, &headers).await?;
+        self.fetch_token(&challenge, limit).await?;
+        let Answer { response, .. } = self.send_any(&method, path, &headers).await?;
         self.checked(response).await
     }
 
-    /// What speaks to the host of `url`.
-    fn connection(&self, url: &Url) -> Result<reqwest::Client, PullError> {
+    /// What speaks to the host of `url`, to which somebody led who may lead as near as `limit`.
+    fn led_to(&self, url: &Url, limit: Reach) -> Result<reqwest::Client, PullError> {
+        self.fence.check(url, limit).map_err(|fenced| self.fenced(&fenced))?;
         let host = url.host_str().unwrap_or_default();
         let with_port = host_and_port(url);
         let own = Url::parse(&format!("{}://{}", url.scheme(), host_of(&self.image)));
-        if own.is_ok_and(|own| same_origin(url, &own)) {
+        let is_own = own.is_ok_and(|own| same_origin(url, &own));
+        // Whom TLS has proven to be the registry may be asked whatever its address.
+        if is_own && url.scheme() == "https" && self.verified {
             return Ok(self.http.clone());
         }
         let mut all = self.elsewhere.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = all.get(&with_port) {
+        if let Some(known) = all.get(&(with_port.clone(), limit)) {
             return Ok(known.clone());
         }
         let certificates = Certificates::of(&with_port)?;
         let authorities = [self.authorities.clone(), certificates.authorities].concat();
         let loopback = fence::is_this_host(host);
         let connection = Connection { host, loopback, verified: self.verified };
+        let resolver = Some(self.fence.resolver(url, limit, is_own));
         let opened = connection
-            .open(&self.fence, authorities, certificates.identity)
+            .open(resolver, authorities, certificates.identity)
             .map_err(|error| self.protocol(format!("leads to {host}: {}", causes(&error))))?;
-        all.insert(with_port, opened.clone());
+        all.insert((with_port, limit), opened.clone());
         Ok(opened)
     }
 
@@ -201,7 +213,7 @@ impl Client {
         method: &Method,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<Response, PullError> {
+    ) -> Result<Answer, PullError> {
         let schemes = match self.settled.get() {
             Some(scheme) => std::slice::from_ref(scheme),
             None => &self.schemes[..],
@@ -209,11 +221,11 @@ impl Client {
         let mut first = None;
         for scheme in schemes {
             match self.follow(scheme, method, path, headers).await {
-                Ok(response) if is_tls_only(&response) => {}
-                Ok(response) => {
+                Ok(answer) if is_tls_only(&answer.response) => {}
+                Ok(answer) => {
                     // Set twice by requests in parallel, to the same.
                     let _ = self.settled.set(scheme);
-                    return Ok(response);
+                    return Ok(answer);
                 }
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Transport(error)) => drop(first.get_or_insert(error)),
@@ -231,15 +243,19 @@ impl Client {
         method: &Method,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<Response, Failed> {
+    ) -> Result<Answer, Failed> {
         let host = host_of(&self.image);
         let url = format!("{scheme}://{host}/v2/{}/{path}", self.image.repository);
         let origin = Url::parse(&url).map_err(|error| {
             Failed::Final(self.protocol(format!("has an address that cannot be used: {error}")))
         })?;
         let mut url = origin.clone();
+        let mut led: Option<Reach> = None;
         for _ in 0..=REDIRECTS_MAX {
-            let http = self.connection(&url).map_err(Failed::Final)?;
+            let http = match led {
+                Some(limit) => self.led_to(&url, limit).map_err(Failed::Final)?,
+                None => self.http.clone(),
+            };
             let mut request = http.request(method.clone(), url.clone()).headers(headers.clone());
             // Only to where the token was asked for: whoever a redirect leads to has no business
             // with it (CVE-2020-15157).
@@ -254,11 +270,14 @@ impl Client {
                 None => Failed::Transport(error),
             })?;
             tracing::debug!(status = response.status().as_u16(), "answer");
+            // Nobody on the way leads nearer than he, or whoever led to him, is.
+            let reach = self.fence.reach_of(&url, response.remote_addr());
+            let limit = led.map_or(reach, |limit| limit.min(reach));
             if !response.status().is_redirection() {
-                return Ok(response);
+                return Ok(Answer { response, limit });
             }
             url = self.redirected(&url, &response).map_err(Failed::Final)?;
-            self.fence.check(&url).map_err(|fenced| Failed::Final(self.fenced(&fenced)))?;
+            led = Some(limit);
         }
         Err(Failed::Final(self.protocol(format!("redirects more than {REDIRECTS_MAX} times"))))
     }
@@ -279,7 +298,7 @@ impl Client {
     }
 
     /// Asks for a token without saying who we are.
-    async fn fetch_token(&self, challenge: &Bearer) -> Result<(), PullError> {
+    async fn fetch_token(&self, challenge: &Bearer, limit: Reach) -> Result<(), PullError> {
         let bad = |why: String| self.protocol(why);
         let mut realm = Url::parse(&challenge.realm)
             .ok()
@@ -288,7 +307,7 @@ impl Client {
         if self.settled.get() == Some(&"https") && realm.scheme() == "http" {
             return Err(bad("sends to a token server without TLS".into()));
         }
-        self.fence.check(&realm).map_err(|fenced| self.fenced(&fenced))?;
+        let http = self.led_to(&realm, limit)?;
         let default = format!("repository:{}:pull", self.image.repository);
         {
             let mut query = realm.query_pairs_mut();
@@ -298,12 +317,10 @@ impl Client {
             query.append_pair("scope", challenge.scope.as_deref().unwrap_or(&default));
         }
         let response =
-            self.connection(&realm)?.get(realm).send().await.map_err(
-                |error| match fence::refusal(&error) {
-                    Some(fenced) => self.fenced(fenced),
-                    None => bad(format!("needs its token server: {}", causes(&error))),
-                },
-            )?;
+            http.get(realm).send().await.map_err(|error| match fence::refusal(&error) {
+                Some(fenced) => self.fenced(fenced),
+                None => bad(format!("needs its token server: {}", causes(&error))),
+            })?;
         let status = response.status();
         if !status.is_success() {
             return Err(self.login(status, &ErrorBody::default()));
@@ -431,8 +448,10 @@ impl Client {
             PullError::PlainHttp { image, registry }
         } else if why.contains("certificate") {
             // Of whoever showed it: a redirect may have led elsewhere.
-            let registry = error.url().map_or(registry, host_and_port);
-            PullError::Certificate { registry, why: certificate_words(&why) }
+            let shown = error.url().map_or_else(|| registry.clone(), host_and_port);
+            let is_led_to = shown != registry && shown != host_of(&self.image);
+            let why = certificate_words(&why);
+            PullError::Certificate { registry: shown, is_led_to, why }
         } else {
             PullError::Unreachable { image, registry, why }
         }
@@ -522,7 +541,7 @@ fn certificate_words(why: &str) -> String {
     known.map_or(own, |(_, words)| words).to_owned()
 }
 
-/// Text of a registry, without what a terminal would obey, and not without end.
+/// Text of a registry, not without end. What a terminal would obey in it, whoever shows it escapes.
 fn printable(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).take(300).collect()
+    text.chars().take(300).collect()
 }

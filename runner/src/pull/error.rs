@@ -28,7 +28,7 @@ pub enum PullError {
     #[error("cannot use {}: {why}", path.display())]
     CertificateFile { path: std::path::PathBuf, why: String },
     #[error("the certificate of {registry} is not trusted: {why}")]
-    Certificate { registry: String, why: String },
+    Certificate { registry: String, is_led_to: bool, why: String },
     #[error("{image} not found (404 {code})")]
     NotFound { image: String, name: String, code: String, tags: Vec<String> },
     #[error("{registry} needs a login to pull {repository} ({status} {code})")]
@@ -39,7 +39,7 @@ pub enum PullError {
     Protocol { image: String, registry: String, why: String },
     #[error("cannot pull {image}: {registry} {fenced}")]
     Fenced { image: String, registry: String, fenced: Fenced },
-    #[error("{image} has no image for {wanted}; it has {}", available.join(", "))]
+    #[error("{image} has no image for {wanted}; it has {}", first_of(available))]
     NoPlatform { image: String, wanted: String, available: Vec<String> },
     #[error("{image} is an image for {platform}: only those of Linux can be run here")]
     System { image: String, platform: String },
@@ -59,20 +59,34 @@ pub enum PullError {
     Worker { layer: Digest, why: String },
 }
 
+/// Platforms that a hint may offer: an image's own words stand in no command of ours.
+const PLATFORMS: [&str; 10] = [
+    "linux/amd64",
+    "linux/arm64",
+    "linux/arm64/v8",
+    "linux/arm/v7",
+    "linux/arm/v6",
+    "linux/386",
+    "linux/ppc64le",
+    "linux/riscv64",
+    "linux/s390x",
+    "linux/loong64",
+];
+
 /// What may help where an image is not for the platform that was asked for: this machine's own, if
 /// there is one, else another one of Linux.
 fn other_platform(image: &str, available: &[String]) -> Option<String> {
     let platforms = available.iter().filter_map(|text| parse_platform(text).ok());
-    let mut usable = platforms.filter(|platform| platform.os == "linux").peekable();
+    let mut usable = platforms.filter(|platform| platform.os == "linux");
     let host = host_platform();
-    let first = usable.peek().map(platform_text);
     if usable.any(|platform| suits(&platform, &host).is_some()) {
         return Some(format!(
             "there is one for this machine: rrun --platform {} {image}",
             platform_text(&host)
         ));
     }
-    first.map(|first| format!("rrun --platform {first} {image}   (needs qemu binfmt)"))
+    let known = available.iter().find_map(|one| PLATFORMS.iter().find(|known| *known == one));
+    known.map(|first| format!("rrun --platform {first} {image}   (needs qemu binfmt)"))
 }
 
 impl PullError {
@@ -88,8 +102,9 @@ impl PullError {
                 vec![format!("if it speaks plain HTTP: rrun --plain-http {image}")]
             }
             Self::PlainHttp { image, .. } => vec![format!("rrun --plain-http {image}")],
-            Self::Certificate { registry, why } => {
-                let authority = format!("put the CA in /etc/containers/certs.d/{registry}/ca.crt");
+            Self::Certificate { registry, is_led_to, why } => {
+                let place = if *is_led_to { "HOST:PORT" } else { registry.as_str() };
+                let authority = format!("put the CA in /etc/containers/certs.d/{place}/ca.crt");
                 let unchecked = "without any check: --tls-verify=false".to_owned();
                 Some(authority)
                     .filter(|_| why == UNKNOWN_AUTHORITY)
@@ -104,8 +119,11 @@ impl PullError {
                         .into(),
                 ]
             }
-            Self::Fenced { fenced, .. } => {
-                vec![format!("if that is meant to be: {TRUSTED_VARIABLE}={} rrun …", fenced.host)]
+            // Whoever led there wrote the name: it stands in no command of ours.
+            Self::Fenced { .. } => {
+                vec![format!(
+                    "if that is meant to be, trust the host: {TRUSTED_VARIABLE}=HOST rrun …"
+                )]
             }
             Self::NoPlatform { image, available, .. } => {
                 other_platform(image, available).into_iter().collect()
@@ -120,6 +138,13 @@ impl PullError {
             _ => Vec::new(),
         }
     }
+}
+
+/// An index can name forty thousand.
+fn first_of(words: &[String]) -> String {
+    const SHOWN: usize = 12;
+    let more = if words.len() > SHOWN { ", …" } else { "" };
+    words[..words.len().min(SHOWN)].join(", ") + more
 }
 
 fn is_loopback(image: &str) -> bool {

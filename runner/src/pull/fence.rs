@@ -2,19 +2,21 @@
 //!
 //! A registry is chosen by the person; what it leads to is not. Nothing that it says may make this
 //! host ask addresses which the registry itself is not near: the host's own services, the networks
-//! behind it, a cloud's metadata (169.254.169.254). So a registry on a public address leads to
-//! public addresses only, one on a private network to public and private ones, one on the loopback
+//! behind it, a cloud's metadata (169.254.169.254). So whoever answers from a public address leads
+//! to public addresses only, from a private network to public and private ones, from the loopback
 //! anywhere; link-local and special addresses are open to none. `RRUN_TRUSTED_HOSTS` names hosts
 //! that are exempt.
 //!
-//! Names are checked by the resolver that the connection itself uses: the address that was looked
-//! at is the one that is spoken to, however often a name changes its mind (DNS rebinding).
+//! What counts is the address that answered, not what its name could mean besides: a second, near
+//! record of a registry's name opens nothing. Through a proxy nobody can tell, and a name counts as
+//! public. Where somebody was led to is checked by the resolver that the connection itself uses: the
+//! address that was looked at is the one that is spoken to, however often a name changes its mind
+//! (DNS rebinding).
 
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
@@ -24,8 +26,8 @@ use crate::known_bad::left_out;
 pub(crate) const TRUSTED_VARIABLE: &str = "RRUN_TRUSTED_HOSTS";
 
 /// How near an address is to this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Reach {
     Public,
     Private,
     Loopback,
@@ -95,89 +97,126 @@ fn kind(address: IpAddr) -> &'static str {
     }
 }
 
-/// The fence of one registry. Copies share it.
-#[derive(Clone, Debug)]
-pub(crate) struct Fence(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    /// Lower-case, without a port.
-    registry: String,
-    /// How near the registry is, as far as that is known: a `Reach`.
-    reach: AtomicU8,
+/// What decides it, of one command.
+pub(crate) struct Fence {
     trusted: Vec<String>,
-    /// Names that the registry led to.
-    led_to: Mutex<HashSet<String>>,
+    /// The proxies of this host's settings.
+    proxies: Matcher,
 }
 
 impl Fence {
-    /// For a registry at `url`.
-    pub(crate) fn new(registry: &str, is_loopback: bool) -> Self {
-        let host = match registry.strip_prefix('[') {
-            Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
-            None => registry.split(':').next().unwrap_or_default(),
-        };
-        let fixed = host.parse().map_or(Reach::Public, reach);
+    pub(crate) fn from_environment() -> Self {
         let trusted = std::env::var(TRUSTED_VARIABLE).unwrap_or_default();
-        Self(Arc::new(Inner {
-            registry: host.to_ascii_lowercase(),
-            reach: AtomicU8::new(if is_loopback { Reach::Loopback } else { fixed } as u8),
-            trusted: trusted.split(',').map(|host| host.trim().to_ascii_lowercase()).collect(),
-            led_to: Mutex::default(),
-        }))
+        Self::new(&trusted, Matcher::from_system())
     }
 
-    /// Before a request to where the registry led. Names are looked at when they are resolved.
-    pub(crate) fn check(&self, url: &Url) -> Result<(), Fenced> {
-        let Some(host) = url.host_str() else { return Ok(()) };
-        let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
-        let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or(0));
-        let is_trusted = self.0.trusted.iter().any(|known| *known == host || *known == with_port);
-        if host == self.0.registry || is_trusted || left_out("fence") {
-            return Ok(());
-        }
+    fn new(trusted: &str, proxies: Matcher) -> Self {
+        let trusted = trusted.split(',').map(|host| host.trim().to_ascii_lowercase()).collect();
+        Self { trusted, proxies }
+    }
+
+    /// How near an answer came from that was asked for at `url` and came from `peer`.
+    pub(crate) fn reach_of(&self, url: &Url, peer: Option<SocketAddr>) -> Reach {
+        let host = host_of(url);
+        let found = match host.parse() {
+            Ok(address) => reach(address),
+            Err(_) if is_this_host(&host) => Reach::Loopback,
+            Err(_) if left_out("fence-connected") => nearest(&host),
+            Err(_) if self.is_proxied(url) => Reach::Public,
+            Err(_) => peer.map_or(Reach::Public, |peer| reach(peer.ip())),
+        };
+        // A neighbour on the same wire is no nearer than the network.
+        if found == Reach::Special { Reach::Private } else { found }
+    }
+
+    fn is_proxied(&self, url: &Url) -> bool {
+        // What is no address for the proxy is none for the connection either.
+        url.as_str().parse().is_ok_and(|url| self.proxies.intercept(&url).is_some())
+    }
+
+    /// Before a request to where somebody led who may lead as near as `limit`. Names are looked at
+    /// when they are resolved.
+    pub(crate) fn check(&self, url: &Url, limit: Reach) -> Result<(), Fenced> {
+        let host = host_of(url);
         match host.parse() {
-            Ok(address) => self.admit(&host, address),
-            Err(_) if is_this_host(&host) => self.admit(&host, IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            Err(_) => {
-                self.0.led_to.lock().unwrap_or_else(PoisonError::into_inner).insert(host);
-                Ok(())
-            }
+            _ if self.trusts(url) => Ok(()),
+            Ok(address) => admit(&host, address, limit),
+            Err(_) if is_this_host(&host) => admit(&host, IpAddr::V4(Ipv4Addr::LOCALHOST), limit),
+            Err(_) => Ok(()),
         }
     }
 
-    fn admit(&self, host: &str, address: IpAddr) -> Result<(), Fenced> {
-        let reach = reach(address);
-        if reach < Reach::Special && reach as u8 <= self.0.reach.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        Err(Fenced { host: host.to_owned(), address })
+    fn trusts(&self, url: &Url) -> bool {
+        let host = host_of(url);
+        let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or(0));
+        self.trusted.iter().any(|known| *known == host || *known == with_port) || left_out("fence")
     }
 
-    /// The addresses of `host` that may be spoken to.
-    fn sieve(&self, host: &str, found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Fenced> {
-        if host == self.0.registry {
-            let nearest = found.iter().map(|address| reach(address.ip())).max();
-            self.0.reach.fetch_max(nearest.unwrap_or(Reach::Public) as u8, Ordering::Relaxed);
-            return Ok(found);
-        }
-        if !self.0.led_to.lock().unwrap_or_else(PoisonError::into_inner).contains(host) {
-            // A proxy of this host's settings.
-            return Ok(found);
-        }
-        // One that may not be spoken to spoils the name: no honest one has such addresses as well.
-        found.iter().try_for_each(|address| self.admit(host, address.ip()))?;
-        Ok(found)
+    /// For a connection to where somebody led. `is_own`: to the registry itself, whose name may mean
+    /// near addresses as well for good reasons: these are left out, where another name is spoilt by
+    /// one.
+    pub(crate) fn resolver(&self, url: &Url, limit: Reach, is_own: bool) -> Sieve {
+        let host = if self.trusts(url) { String::new() } else { host_of(url) };
+        Sieve(Arc::new(SieveOf { host, limit, is_own }))
     }
 }
 
-impl Resolve for Fence {
+/// As it is compared: lower-case, an address without brackets.
+fn host_of(url: &Url) -> String {
+    url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase()
+}
+
+/// Known to be bad: what a name could mean, not what was spoken to.
+fn nearest(host: &str) -> Reach {
+    let found = (host, 0).to_socket_addrs().into_iter().flatten();
+    found.map(|address| reach(address.ip())).max().unwrap_or(Reach::Public)
+}
+
+fn admit(host: &str, address: IpAddr, limit: Reach) -> Result<(), Fenced> {
+    let reach = reach(address);
+    if reach < Reach::Special && reach <= limit {
+        return Ok(());
+    }
+    Err(Fenced { host: host.to_owned(), address })
+}
+
+/// Resolves names, and gives the addresses that may be spoken to.
+#[derive(Clone, Debug)]
+pub(crate) struct Sieve(Arc<SieveOf>);
+
+#[derive(Debug)]
+struct SieveOf {
+    /// Other names are proxies of this host's settings.
+    host: String,
+    limit: Reach,
+    is_own: bool,
+}
+
+impl Sieve {
+    fn sieve(&self, host: &str, mut found: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, Fenced> {
+        let SieveOf { host: led_to, limit, is_own } = &*self.0;
+        if host != led_to {
+            return Ok(found);
+        }
+        let all = found.iter().try_for_each(|address| admit(host, address.ip(), *limit));
+        if *is_own {
+            found.retain(|address| admit(host, address.ip(), *limit).is_ok());
+        }
+        match all {
+            Err(_) if *is_own && !found.is_empty() => Ok(found),
+            Err(fenced) => Err(fenced),
+            Ok(()) => Ok(found),
+        }
+    }
+}
+
+impl Resolve for Sieve {
     fn resolve(&self, name: Name) -> Resolving {
-        let fence = self.clone();
+        let sieve = self.clone();
         Box::pin(async move {
             let host = name.as_str().to_ascii_lowercase();
             let found = tokio::net::lookup_host((host.as_str(), 0)).await?.collect();
-            let admitted = fence.sieve(&host, found)?;
+            let admitted = sieve.sieve(&host, found)?;
             Ok(Box::new(admitted.into_iter()) as Addrs)
         })
     }
@@ -206,10 +245,6 @@ pub(crate) fn refusal<'a>(error: &'a (dyn std::error::Error + 'static)) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn admits(fence: &Fence, url: &str) -> bool {
-        fence.check(&Url::parse(url).unwrap()).is_ok()
-    }
 
     #[test]
     fn addresses_have_a_reach() {
@@ -242,12 +277,22 @@ mod tests {
         }
     }
 
+    fn url(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn fence(proxy: Option<&str>) -> Fence {
+        let proxies = Matcher::builder();
+        let proxies = match proxy {
+            Some(proxy) => proxies.http(proxy).no("direct.example").build(),
+            None => proxies.build(),
+        };
+        Fence::new("", proxies)
+    }
+
     #[test]
-    fn a_registry_leads_no_nearer_than_it_is() {
-        let public = Fence::new("8.8.8.8:5000", false);
-        let private = Fence::new("10.1.1.1", false);
-        let loopback = Fence::new("localhost:5000", true);
-        for (url, from) in [
+    fn nobody_leads_nearer_than_where_he_answered_from() {
+        for (to, from) in [
             ("https://1.2.3.4/x", [true, true, true]),
             ("http://8.8.8.8:9/x", [true, true, true]),
             ("http://10.9.9.9/x", [false, true, true]),
@@ -262,29 +307,56 @@ mod tests {
             ("http://[::ffff:a9fe:a9fe]/x", [false, false, false]),
             ("http://0/x", [false, false, false]),
         ] {
-            let got = [&public, &private, &loopback].map(|fence| admits(fence, url));
-            assert_eq!(got, from, "{url}");
+            let fence = fence(None);
+            let limits = [Reach::Public, Reach::Private, Reach::Loopback];
+            assert_eq!(limits.map(|limit| fence.check(&url(to), limit).is_ok()), from, "{to}");
+        }
+    }
+
+    #[test]
+    fn the_address_that_answered_decides() {
+        let peer = |text: &str| Some(SocketAddr::new(text.parse().unwrap(), 443));
+        for (asked, peer, proxy, want) in [
+            ("https://a.example/", peer("8.8.8.8"), None, Reach::Public),
+            ("https://a.example/", peer("10.0.0.1"), None, Reach::Private),
+            ("https://a.example/", peer("169.254.1.1"), None, Reach::Private),
+            ("https://a.example/", None, None, Reach::Public),
+            ("http://localhost:5000/", peer("127.0.0.1"), None, Reach::Loopback),
+            ("http://10.0.0.1/", peer("8.8.8.8"), None, Reach::Private),
+            ("http://a.example/", peer("10.0.0.1"), Some("http://10.0.0.1:3128"), Reach::Public),
+            ("http://a.example/", peer("127.0.0.1"), Some("http://localhost:1"), Reach::Public),
+            ("https://a.example/", peer("10.0.0.1"), Some("http://10.0.0.1:3128"), Reach::Private),
+            ("http://direct.example/", peer("10.0.0.1"), Some("http://p:1"), Reach::Private),
+        ] {
+            assert_eq!(
+                fence(proxy).reach_of(&url(asked), peer),
+                want,
+                "{asked} {peer:?} {proxy:?}"
+            );
         }
     }
 
     #[test]
     fn names_are_looked_at_when_they_are_resolved() {
-        let fence = Fence::new("registry.example:5000", false);
         let at = |address: &str| vec![SocketAddr::new(address.parse().unwrap(), 0)];
-        assert!(admits(&fence, "https://store.example/x"));
-        assert!(fence.sieve("store.example", at("1.2.3.4")).is_ok());
-        let refused = fence.sieve("store.example", at("10.0.0.1")).unwrap_err();
+        let sieve =
+            |limit, is_own| fence(None).resolver(&url("https://store.example/"), limit, is_own);
+        let public = sieve(Reach::Public, false);
+        assert!(public.sieve("store.example", at("1.2.3.4")).is_ok());
+        let refused = public.sieve("store.example", at("10.0.0.1")).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "leads to store.example (10.0.0.1), which is on a private network"
         );
         let mixed = [at("1.2.3.4"), at("127.0.0.1")].concat();
-        assert!(fence.sieve("store.example", mixed).is_err());
-        // Not led to by the registry: this host's own proxy.
-        assert!(fence.sieve("proxy.example", at("10.0.0.2")).is_ok());
-        // Once the registry is seen to be on a private network, others there may be led to.
-        assert!(fence.sieve("registry.example", at("10.0.0.3")).is_ok());
-        assert!(fence.sieve("store.example", at("10.0.0.1")).is_ok());
-        assert!(fence.sieve("store.example", at("127.0.0.1")).is_err());
+        assert!(public.sieve("store.example", mixed.clone()).is_err());
+        // This host's own proxy: nobody led there.
+        assert!(public.sieve("proxy.example", at("10.0.0.2")).is_ok());
+        let private = sieve(Reach::Private, false);
+        assert!(private.sieve("store.example", at("10.0.0.1")).is_ok());
+        assert!(private.sieve("store.example", at("127.0.0.1")).is_err());
+        let own = sieve(Reach::Public, true);
+        assert_eq!(own.sieve("store.example", mixed).unwrap(), at("1.2.3.4"));
+        assert!(own.sieve("store.example", at("127.0.0.1")).is_err());
     }
 }

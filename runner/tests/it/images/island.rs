@@ -16,7 +16,8 @@ pub(crate) const PRIVATE_TOO: &str = "10.9.9.9";
 pub(crate) const METADATA: &str = "169.254.169.254";
 
 const NAMES: &str = "127.0.0.1 localhost\n\
-    203.0.113.10 registry.test\n203.0.113.20 store.test\n10.1.2.3 inside.test\n";
+    203.0.113.10 registry.test\n203.0.113.20 store.test\n10.1.2.3 inside.test\n\
+    203.0.113.10 both.test\n10.1.2.3 both.test\n127.0.0.1 both.test\n";
 
 /// Runs `test` in a thread that has network and mounts of its own; servers and commands that it
 /// starts have them too. `/etc/containers` is empty there.

@@ -1,5 +1,7 @@
 //! Registries elsewhere than on the loopback: TLS, and where they may lead.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
 use crate::corpus::Encoding;
@@ -196,14 +198,34 @@ struct Led {
 }
 
 fn led(at: &str, to: &str, name: Option<&str>, trusted: Option<&str>) -> Led {
+    led_by(at, None, to, name, trusted)
+}
+
+/// The same, of a registry that is called by a name, with further settings.
+fn led_by(
+    at: &str,
+    called: Option<&str>,
+    to: &str,
+    name: Option<&str>,
+    setting: Option<&str>,
+) -> Led {
     let registry = registry_at(&format!("{at}:0"));
     let elsewhere = mirror(&registry, &format!("{to}:0"));
     let port = elsewhere.address.rsplit_once(':').unwrap().1;
     let url = format!("http://{}:{port}", name.unwrap_or(to));
     let host = Host::new();
     let pull = || {
-        let mut command = host.command(["pull", "-q", "--plain-http", &registry.reference("a:1")]);
-        said(command.envs(trusted.map(|hosts| ("RRUN_TRUSTED_HOSTS", hosts))).output().unwrap())
+        let own_port = registry.address.rsplit_once(':').unwrap().1;
+        let reference = match called {
+            Some(called) => format!("{called}:{own_port}/a:1"),
+            None => registry.reference("a:1"),
+        };
+        let mut command = host.command(["pull", "-q", "--plain-http", &reference]);
+        let variable = match setting {
+            Some(setting) if setting.starts_with("http://") => "http_proxy",
+            _ => "RRUN_TRUSTED_HOSTS",
+        };
+        said(command.envs(setting.map(|setting| (variable, setting))).output().unwrap())
     };
     registry.state().redirect_blobs_to = Some(url.clone());
     let by_redirect = pull();
@@ -229,7 +251,7 @@ fn a_registry_leads_to_nothing_nearer_than_itself() {
             ("127.0.0.1", METADATA, None),
         ] {
             let led = led(at, to, name, None);
-            let words = ["leads to ", to, "hint: if that is meant to be: RRUN_TRUSTED_HOSTS="];
+            let words = ["leads to ", to, "RRUN_TRUSTED_HOSTS=HOST"];
             fails(&led.host, &led.by_redirect, &words);
             fails(&led.host, &led.by_realm, &words);
             assert_eq!(led.asked, Vec::<String>::new(), "{at} {to}");
@@ -250,8 +272,93 @@ fn a_registry_leads_to_nothing_nearer_than_itself() {
 }
 
 #[test]
+fn the_address_that_answered_decides_where_a_registry_may_lead() {
+    on_an_island(|| {
+        // Its name means near addresses as well, at which nobody answers.
+        for (to, name) in [
+            (PRIVATE_TOO, None),
+            (PRIVATE, Some("inside.test")),
+            ("127.0.0.1", None),
+            ("127.0.0.1", Some("localhost")),
+            ("127.0.0.1", Some("both.test")),
+        ] {
+            let led = led_by(PUBLIC, Some("both.test"), to, name, None);
+            fails(&led.host, &led.by_redirect, &["cannot pull both.test"]);
+            fails(&led.host, &led.by_realm, &["cannot pull both.test"]);
+            assert_eq!(led.asked, Vec::<String>::new(), "{to} {name:?}");
+        }
+        let led = led_by(PUBLIC, Some("both.test"), PUBLIC_TOO, Some("store.test"), None);
+        assert_eq!(led.by_redirect.code, Some(0), "{:?}", led.by_redirect);
+        assert_eq!(led.by_realm.code, Some(0), "{:?}", led.by_realm);
+        // And one that answers from the private network leads there.
+        let led = led_by(PRIVATE, Some("inside.test"), PRIVATE_TOO, None, None);
+        assert_eq!(led.by_redirect.code, Some(0), "{:?}", led.by_redirect);
+    });
+}
+
+#[test]
+fn through_a_proxy_a_name_counts_as_public() {
+    on_an_island(|| {
+        let proxy = proxy(&format!("{PRIVATE}:0"));
+        for to in [PRIVATE_TOO, "127.0.0.1", METADATA] {
+            let led = led_by(PUBLIC, Some("registry.test"), to, None, Some(&proxy));
+            fails(&led.host, &led.by_redirect, &["leads to ", to]);
+            fails(&led.host, &led.by_realm, &["leads to ", to]);
+            assert_eq!(led.asked, Vec::<String>::new(), "{to}");
+        }
+        let led =
+            led_by(PUBLIC, Some("registry.test"), PUBLIC_TOO, Some("store.test"), Some(&proxy));
+        assert_eq!(led.by_redirect.code, Some(0), "{:?}", led.by_redirect);
+        assert!(!led.asked.is_empty());
+    });
+}
+
+/// A proxy for plain HTTP, until the process ends; its address as a URL.
+fn proxy(address: &str) -> String {
+    let listener = TcpListener::bind(address).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let _ = pass_on(&stream);
+        }
+    });
+    url
+}
+
+/// One request to where its line says, and the answer back.
+fn pass_on(mut stream: &TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    let mut line = String::new();
+    reader.read_line(&mut line)?;
+    let (method, rest) = line.split_once(" http://").unwrap();
+    let (host, path) = rest.split_once('/').unwrap();
+    let mut head = format!("{method} /{path}");
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        head += &line;
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let mut server = TcpStream::connect(host)?;
+    server.write_all(head.as_bytes())?;
+    server.shutdown(std::net::Shutdown::Write)?;
+    let mut answer = BufReader::new(server);
+    let mut line = String::new();
+    answer.read_line(&mut line)?;
+    stream.write_all(format!("{line}Connection: close\r\n").as_bytes())?;
+    std::io::copy(&mut answer, &mut stream)?;
+    stream.shutdown(std::net::Shutdown::Both)
+}
+
+#[test]
 fn known_bad_measures_are_missed() {
     crate::known_bad::are_missed(&[
+        (
+            "fence-connected",
+            "images::network::the_address_that_answered_decides_where_a_registry_may_lead",
+        ),
         ("fence", "images::network::a_registry_leads_to_nothing_nearer_than_itself"),
         (
             "same-origin",
