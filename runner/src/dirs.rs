@@ -5,6 +5,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use rustix::fs::Mode;
+
+use crate::known_bad::left_out;
+
 /// The two directories of one user's runner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirs {
@@ -46,13 +50,34 @@ impl Dirs {
             other => other,
         };
         if let Some(parent) = self.runroot.parent() {
-            fs::create_dir_all(parent)?;
+            make_parents(parent)?;
         }
         make(self.runroot.clone(), 0o711)?;
         make(self.runroot.join("mnt"), 0o755)?;
         make(self.runroot.join("c"), 0o711)?;
         make(self.runroot.join("net"), 0o700)
     }
+}
+
+/// Makes a directory with those above it where there are none. Whatever the caller's umask says,
+/// nobody else can write there: he could put another store in the place of ours.
+///
+/// # Errors
+/// As mkdir(2).
+pub(crate) fn make_parents(path: &Path) -> io::Result<()> {
+    let mode = if left_out("parents-closed") { 0o777 } else { 0o755 };
+    fs::DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// Takes from others the right to write to what this program makes, whatever its caller's umask is;
+/// what that takes away besides stays away.
+pub fn restrict_umask() {
+    let others = Mode::WGRP | Mode::WOTH;
+    if left_out("parents-closed") {
+        return;
+    }
+    let callers = rustix::process::umask(others);
+    rustix::process::umask(callers | others);
 }
 
 fn given(flag: Option<&Path>, variable: &str) -> Option<PathBuf> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::visible::{in_one_line, visible};
+
 /// The exit code of every failure of our own, usage errors included. Source: `docker run`(1).
 pub const EXIT_OURS: u8 = 125;
 /// The command exists and cannot be executed.
@@ -59,12 +61,13 @@ impl Failure {
     }
 }
 
+/// Safe to show: its words may be an image's or a registry's.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rrun: {}", self.message)?;
+        write!(f, "rrun: {}", in_one_line(&self.message))?;
         for hint in &self.hints {
             // Further lines of one hint stand under its first.
-            write!(f, "\nhint: {}", hint.replace('\n', "\n      "))?;
+            write!(f, "\nhint: {}", visible(hint).replace('\n', "\n      "))?;
         }
         Ok(())
     }

@@ -23,4 +23,5 @@ pub mod sys;
 pub mod timestamp;
 pub mod timings;
 pub mod unpack;
+mod visible;
 pub mod volumes;

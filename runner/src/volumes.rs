@@ -8,12 +8,18 @@
 //! A volume exists from the moment its `meta.json` does: it is made under a hidden name and renamed.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+
+/// Begins the name of a volume that is being removed.
+pub(crate) const REMOVING: &str = ".old-";
 
 /// What is known of a volume beside its content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -96,12 +102,15 @@ pub fn data(volumes: &Path, name: &str) -> PathBuf {
     volumes.join(name).join("_data")
 }
 
-/// Removes the volume with its content. The caller has made sure that nobody uses it.
+/// Removes the volume with its content. The caller has made sure that nobody uses it. What cannot
+/// be deleted is tried again by [`crate::images::Store::empty_trash`].
 pub fn remove(volumes: &Path, name: &str) -> io::Result<()> {
     // Hidden first: nobody finds half a volume.
-    let hidden = volumes.join(format!(".old-{}", crate::images::new_container_id()));
-    fs::rename(volumes.join(name), &hidden)?;
-    fs::remove_dir_all(hidden)
+    let hidden = format!("{REMOVING}{}", crate::images::new_container_id());
+    fs::rename(volumes.join(name), volumes.join(&hidden))?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(volumes, flags, Mode::empty())?;
+    Ok(crate::images::remove_tree(folder.as_fd(), &CString::new(hidden)?)?)
 }
 
 #[cfg(test)]

@@ -13,10 +13,11 @@ use rustix::termios::{OptionalActions, OutputModes, Termios};
 use crate::cli::output::{PassedOn, pass_on};
 use crate::failure::Failure;
 use crate::launch::protocol::{Attach, CHUNK, Exit, Frame, Reply, Request, WindowSize};
+use crate::launch::{Conversation, receive_rest};
 
 /// How a command is connected to a process.
 pub(super) struct Connection {
-    pub(super) stream: UnixStream,
+    pub(super) conversation: Conversation,
     pub(super) stdin: bool,
     /// The process has a terminal: ours becomes raw, its size is told, keys can detach.
     pub(super) terminal: bool,
@@ -187,7 +188,7 @@ impl Relay {
             let (socket_ready, signal_ready, stdin_ready) = {
                 let stdin_fd = stdin.as_fd();
                 let mut fds = vec![
-                    PollFd::new(&self.connection.stream, PollFlags::IN),
+                    PollFd::new(&self.connection.conversation.stream, PollFlags::IN),
                     PollFd::new(signals, PollFlags::IN),
                 ];
                 if asks_stdin {
@@ -213,7 +214,7 @@ impl Relay {
     }
 
     fn send(&self, frame: &Frame) -> Result<(), Failure> {
-        match frame.write(&self.connection.stream) {
+        match frame.write(&self.connection.conversation.stream) {
             // The monitor has ended the conversation; what it said last is still to be read.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             other => other.map_err(lost),
@@ -253,16 +254,39 @@ impl Relay {
 
     fn receive(&mut self) -> Result<Option<Ended>, Failure> {
         let mut chunk = [0; CHUNK];
-        let count = match (&self.connection.stream).read(&mut chunk) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
-            Err(error) => return Err(lost(error)),
-        };
-        if count == 0 {
-            return Err(Failure::new("the container's monitor is gone")
-                .hint("rrun ps -a shows what became of the container"));
+        match (&self.connection.conversation.stream).read(&mut chunk) {
+            Ok(0) => self.receive_rest(),
+            Ok(count) => self.take_bytes(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            // It had not read our last request when it ended.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.receive_rest(),
+            Err(error) => Err(lost(error)),
         }
-        self.received.extend_from_slice(&chunk[..count]);
+    }
+
+    /// The monitor has ended: what this command had not read until then comes by another way.
+    fn receive_rest(&mut self) -> Result<Option<Ended>, Failure> {
+        let rest = receive_rest(&self.connection.conversation.rest).map_err(lost)?;
+        if let Some(mut rest) = rest {
+            let mut chunk = [0; CHUNK];
+            loop {
+                let count = match rest.read(&mut chunk) {
+                    Ok(0) => break,
+                    Ok(count) => count,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(lost(error)),
+                };
+                if let Some(ended) = self.take_bytes(&chunk[..count])? {
+                    return Ok(Some(ended));
+                }
+            }
+        }
+        Err(Failure::new("the container's monitor is gone")
+            .hint("rrun ps -a shows what became of the container"))
+    }
+
+    fn take_bytes(&mut self, bytes: &[u8]) -> Result<Option<Ended>, Failure> {
+        self.received.extend_from_slice(bytes);
         while let Some(frame) = Frame::take(&mut self.received).map_err(lost)? {
             if let Some(ended) = self.take(frame)? {
                 return Ok(Some(ended));
@@ -421,9 +445,9 @@ mod tests {
     use super::*;
 
     fn keys(typed: &[&[u8]]) -> (Vec<u8>, bool) {
-        let (stream, _other) = UnixStream::pair().unwrap();
+        let (stream, rest) = UnixStream::pair().unwrap();
         let connection = Connection {
-            stream,
+            conversation: Conversation { stream, rest },
             stdin: true,
             terminal: true,
             passes_signals: true,

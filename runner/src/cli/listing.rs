@@ -1,10 +1,13 @@
 //! Lists as tables, JSON lines or templates: one way for every verb that lists.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::template::{Labels, Template};
 use crate::cli::print;
 use crate::failure::Failure;
+use crate::visible::in_one_line;
 
 /// The key of a row under which its labels stand for `{{.Label "name"}}`; it is not shown otherwise.
 pub(crate) const LABEL: &str = "Label";
@@ -63,7 +66,9 @@ impl Listing {
             lines.push(parsed.render_row(&headings, Some(Labels::Heading)).map_err(wrong)?);
         }
         for row in rows {
-            let (row, labels) = without_labels(row);
+            // A line end or tab of somebody's would be a row or a column of its own.
+            let row = if table { Cow::Owned(in_one_line_each(row)) } else { Cow::Borrowed(row) };
+            let (row, labels) = without_labels(&row);
             let labels = labels.as_ref().map(Labels::Of);
             lines.push(parsed.render_row(&row, labels).map_err(wrong)?);
         }
@@ -81,6 +86,20 @@ fn without_labels(row: &Value) -> (Value, Option<serde_json::Map<String, Value>>
     let labels = row.as_object_mut().and_then(|row| row.remove(LABEL));
     let labels = labels.and_then(|labels| labels.as_object().cloned());
     (row, labels)
+}
+
+/// A row whose words stand in one line each.
+fn in_one_line_each(row: &Value) -> Value {
+    let line = |value: &Value| match value {
+        Value::String(text) => Value::from(in_one_line(text).into_owned()),
+        other => in_one_line_each(other),
+    };
+    match row {
+        Value::Object(cells) => {
+            cells.iter().map(|(name, value)| (name.clone(), line(value))).collect()
+        }
+        other => other.clone(),
+    }
 }
 
 /// Pads tab-separated cells, as Docker does: columns of at least ten, at least three spaces between

@@ -30,9 +30,8 @@ use std::ffi::OsString;
 
 use self::flags::{Arguments, Flag, FlagsEnd};
 pub use self::globals::Globals;
-use self::output::confirm;
-use self::output::exit_code;
 pub(crate) use self::output::tell;
+use self::output::{confirm, exit_code, print_bytes};
 pub use self::output::{print, print_line};
 use crate::failure::Failure;
 use crate::{launch, net, unpack};

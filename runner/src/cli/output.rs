@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::failure::{EXIT_OURS, Failure};
+use crate::visible::visible;
 
 /// Whether something could not be written and there was no other way to say so.
 static LOST: AtomicBool = AtomicBool::new(false);
@@ -17,10 +18,10 @@ pub(super) fn exit_code(code: u8) -> u8 {
     if LOST.load(Ordering::Relaxed) { EXIT_OURS } else { code }
 }
 
-/// Says a line on standard error.
+/// Says a line on standard error. Foreign words in it are shown and not obeyed.
 pub(crate) fn tell(line: impl Display) {
     // `Talk` answers no error.
-    let _ = Talk.write_all(format!("{line}\n").as_bytes());
+    let _ = Talk.write_all(format!("{}\n", visible(&line.to_string())).as_bytes());
 }
 
 /// Standard error for those who cannot do anything about an error: it becomes the exit code.
@@ -76,13 +77,13 @@ pub(super) fn pass_on(mut to: impl Write, name: &str, bytes: &[u8]) -> PassedOn 
     }
 }
 
-/// Writes `text` to standard output.
+/// Writes `text` to standard output, as it can be shown: foreign words in it are not obeyed.
 ///
 /// # Errors
 /// Where it cannot be written. A reader that has left (`rrun ps | head -1`) is not an error worth
 /// words: the answer is an empty failure with the exit code of a process that SIGPIPE killed.
 pub fn print(text: &str) -> Result<(), Failure> {
-    print_bytes(text.as_bytes())
+    print_bytes(visible(text).as_bytes())
 }
 
 /// As [`print`], with a line feed.
@@ -93,7 +94,7 @@ pub fn print_line(text: &str) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
-/// As [`print`], for bytes that need not be UTF-8.
+/// Bytes of a container's own, as they are.
 ///
 /// # Errors
 /// As [`print`].

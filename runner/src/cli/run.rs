@@ -13,7 +13,7 @@ use crate::cli::hidden;
 use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
 pub(super) use crate::cli::run_flags::FLAGS;
-use crate::cli::{Globals, Verb, print_line, tell};
+use crate::cli::{Globals, Verb, print_line};
 use crate::container::{Hosts, Record};
 use crate::dirs::Dirs;
 use crate::failure::Failure;
@@ -164,8 +164,8 @@ fn start_made(
     let attach = foreground
         .as_ref()
         .map(|foreground| client::attach(foreground.stdin, terminal, foreground.stop_on_hangup));
-    let stream = match crate::launch::start(&globals.dirs, &directory, held, attach) {
-        Ok(stream) => stream,
+    let conversation = match crate::launch::start(&globals.dirs, &directory, held, attach) {
+        Ok(conversation) => conversation,
         Err(error) => {
             // No monitor came to be that would do it.
             if record.remove_on_exit {
@@ -175,9 +175,11 @@ fn start_made(
         }
     };
     timings::mark("launcher started");
-    let Some(foreground) = foreground else { return client::wait_for_start(&stream).map(|()| 0) };
+    let Some(foreground) = foreground else {
+        return client::wait_for_start(&conversation.stream).map(|()| 0);
+    };
     let connection = Connection {
-        stream,
+        conversation,
         stdin: foreground.stdin,
         terminal,
         passes_signals: foreground.passes_signals,
@@ -273,7 +275,9 @@ fn record_and_create(globals: &Globals, asked: &Asked, purpose: Purpose) -> Resu
             Ok(directory) => {
                 // Only now: from here on the record says that the volumes are in use.
                 if let Err(failure) = make_volumes(store, &record) {
-                    store.remove_container(&record.id)?;
+                    drop(held);
+                    // The first failure is the one to hear of.
+                    let _ = remove(globals, store, &record.id, true, true);
                     return Err(failure);
                 }
                 return Ok(Made { directory, record, signals, held });
@@ -297,7 +301,7 @@ fn settle(
     let mut image_use = image.to_use();
     image_use.foreign = crate::pull::foreign_platform(&image);
     if let (None, Some(words)) = (&options.platform, &image_use.foreign) {
-        tell(format!("rrun: {words}"));
+        crate::cli::tell(format!("rrun: {words}"));
     }
     let bytes = store.blob(&image.config)?;
     timings::mark("image found");

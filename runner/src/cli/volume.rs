@@ -9,7 +9,7 @@ use crate::cli::listing::{LABEL, Listing, print_inspected};
 use crate::cli::mount_flags::volume_name;
 use crate::cli::{Globals, Verb, confirm, print_line, values};
 use crate::failure::Failure;
-use crate::images::{Store, new_container_id, tree_bytes};
+use crate::images::{Store, new_container_id, volume_bytes};
 use crate::pull::human_bytes;
 use crate::timestamp::Timestamp;
 use crate::volumes::{self, Volume};
@@ -277,10 +277,10 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         if !volume.anonymous && !arguments.has("all") {
             continue;
         }
-        let bytes = tree_bytes(&volumes::data(&store.volumes(), &volume.name));
+        let bytes = volume_bytes(&store, &volume.name);
         if remove_one(&store, &volume.name, false).is_ok() {
             removed.push(volume.name);
-            reclaimed += bytes;
+            reclaimed = u64::saturating_add(reclaimed, bytes);
         }
     }
     if !removed.is_empty() {

@@ -35,13 +35,17 @@ impl ContainerDir {
         let bytes = files::read(self.dir(), "config.json")
             .map_err(StoreError::io(format!("read {what}")))?
             .ok_or_else(|| StoreError::NoSuchContainer(self.id.clone()))?;
-        let record: Record = serde_json::from_slice(&bytes)
-            .map_err(|error| StoreError::Damaged { what: what.clone(), why: error.to_string() })?;
+        let record: Record =
+            serde_json::from_slice(&bytes).map_err(|error| self.damaged(error.to_string()))?;
         if record.format != RECORD_FORMAT {
             let why = format!("it has format {}, known is {RECORD_FORMAT}", record.format);
-            return Err(StoreError::Damaged { what, why });
+            return Err(self.damaged(why));
         }
         Ok(record)
+    }
+
+    fn damaged(&self, why: String) -> StoreError {
+        StoreError::DamagedContainer { id: self.id.clone(), why }
     }
 }
 
@@ -69,7 +73,10 @@ impl Store {
             self.fixups(chain)?;
         }
         let work = format!("work/{}", files::random_name());
-        let (staging, file) = self.stage_container(&work, record).map_err(what())?;
+        let (staging, file) = self.stage_container(&work, record).map_err(|error| {
+            self.discard(&work);
+            what()(error)
+        })?;
         let public = format!("containers/{}", record.id);
         let renamed = rustix::fs::renameat_with(
             self.dir(),

@@ -45,7 +45,13 @@ impl Store {
         let mut pending = Vec::new();
         for folder in ["layers", "fixups"] {
             for name in files::names(self.dir(), folder).map_err(StoreError::io("list layers"))? {
-                if let Some(dir) = self.find_whole(&format!("{folder}/{name}"))?
+                // One that cannot be read is of no use to anybody, and keeps no other from being
+                // made durable.
+                let whole = match self.find_whole(&format!("{folder}/{name}")) {
+                    Err(error) if left_out("records-readable") => return Err(error),
+                    other => other.unwrap_or(None),
+                };
+                if let Some(dir) = whole
                     && rustix::fs::statat(&dir, "durable", AtFlags::SYMLINK_NOFOLLOW).is_err()
                 {
                     pending.push(dir);
@@ -58,10 +64,10 @@ impl Store {
     /// Starts the above in a process of its own, and does not wait for it.
     pub(crate) fn make_durable_later(&self, program: &Path) {
         use std::os::unix::process::CommandExt;
-        use std::process::{Command, Stdio};
+        use std::process::Stdio;
         // Where it cannot be started, the next command that pulls tries again.
-        let _ = Command::new(program)
-            .args([crate::unpack::worker::VERB, "sync"])
+        let _ = crate::unpack::worker_command(program)
+            .arg("sync")
             .current_dir(self.root())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

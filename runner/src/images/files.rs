@@ -38,6 +38,9 @@ pub(crate) enum Durably {
 }
 
 /// Replaces `folder/name` as one step: temporary name, content, rename.
+///
+/// # Errors
+/// FBIG for what [`read`] would not read back: a record that nobody can use is not published.
 pub(crate) fn replace(
     dir: BorrowedFd<'_>,
     folder: &str,
@@ -45,6 +48,9 @@ pub(crate) fn replace(
     bytes: &[u8],
     durably: Durably,
 ) -> Result<()> {
+    if bytes.len() as u64 > RECORD_BYTES_MAX && !left_out("records-readable") {
+        return Err(Errno::FBIG);
+    }
     let folder = open_dir(dir, folder)?;
     let durably = if left_out("record-synced") { Durably::No } else { durably };
     let temporary = format!(".{name:.100}.{}", random_name());
@@ -72,6 +78,12 @@ pub(crate) fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// As [`open_dir`], for a name of any bytes.
+pub(crate) fn open_dir_at(dir: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
 /// A directory, for reading names and as the base of further paths.
 pub(crate) fn open_dir(dir: BorrowedFd<'_>, path: &str) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -88,6 +100,15 @@ pub(crate) fn make_dir(dir: BorrowedFd<'_>, path: &str, mode: Mode) -> Result<()
 
 /// The names in a directory, without those that begin with a dot (temporary files of ours).
 pub(crate) fn names(dir: BorrowedFd<'_>, path: &str) -> Result<Vec<String>> {
+    names_that(dir, path, |name| !name.starts_with('.'))
+}
+
+/// The names in a directory for which `wanted` holds, ordered.
+pub(crate) fn names_that(
+    dir: BorrowedFd<'_>,
+    path: &str,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<String>> {
     let folder = match open_dir(dir, path) {
         Err(Errno::NOENT) => return Ok(Vec::new()),
         other => other?,
@@ -96,7 +117,7 @@ pub(crate) fn names(dir: BorrowedFd<'_>, path: &str) -> Result<Vec<String>> {
     for entry in rustix::fs::Dir::new(folder)? {
         // Every name in the store is ASCII and ours.
         if let Ok(name) = entry?.file_name().to_str()
-            && !name.starts_with('.')
+            && wanted(name)
         {
             names.push(name.to_owned());
         }

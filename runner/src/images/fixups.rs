@@ -44,7 +44,7 @@ impl Store {
         for diff_id in diff_ids {
             let layer = self.layer(diff_id)?;
             let facts = layer.facts()?;
-            size += facts.bytes;
+            size = u64::saturating_add(size, facts.bytes);
             // A layer that the image repeats counts at its topmost place only: overlayfs refuses
             // the same directory twice, and what lies between cannot tell the difference but by
             // what it hides of the lower one, which the upper one shows again.

@@ -37,6 +37,7 @@ mod ingest;
 mod layer;
 mod lock;
 mod record;
+mod removal;
 mod remove;
 mod sweep;
 mod usage;
@@ -50,14 +51,15 @@ use serde::{Deserialize, Serialize};
 pub use self::containers::{ContainerDir, new_container_id};
 pub(crate) use self::durable::sync_worker;
 pub use self::error::{InUse, StoreError};
-pub(crate) use self::files::write_all;
+pub(crate) use self::files::{RECORD_BYTES_MAX, write_all};
 pub(crate) use self::ingest::{LayerLock, Locking, Part, Staging};
 pub(crate) use self::layer::layer_path;
 pub use self::layer::{Attributes, Layer, LayerFacts};
 pub use self::lock::{Hold, Lease};
 pub use self::record::{Image, familiar_name, repository_of};
+pub(crate) use self::removal::remove_tree;
 pub use self::remove::Removed;
-pub use self::usage::{ImageSize, Usage, tree_bytes, written_bytes};
+pub use self::usage::{ImageSize, Usage, tree_bytes, volume_bytes, written_bytes};
 
 /// The layout of the store that this program writes.
 pub const FORMAT: u32 = 1;
@@ -195,7 +197,7 @@ fn make_root(root: &Path) -> Result<(), StoreError> {
     use std::os::unix::fs::DirBuilderExt;
     let failed = |source| StoreError::Io { what: format!("make {}", root.display()), source };
     if let Some(parent) = root.parent() {
-        std::fs::create_dir_all(parent).map_err(failed)?;
+        crate::dirs::make_parents(parent).map_err(failed)?;
     }
     // 0700: images hold setuid programs that no other user may reach (CVE-2021-41091).
     match std::fs::DirBuilder::new().mode(0o700).create(root) {

@@ -103,16 +103,24 @@ impl Store {
         }))
     }
 
-    /// Every image, ordered by name. One that several names mean is listed under each.
+    /// Every image, ordered by name. One that several names mean is listed under each; a record that
+    /// cannot be read is passed over, so that it keeps nobody from the others.
     pub fn images(&self) -> Result<Vec<Image>, StoreError> {
+        Ok(self.image_records()?.into_iter().flatten().collect())
+    }
+
+    /// The same, with what cannot be read: what is decided of all images must not be decided without
+    /// one.
+    pub fn image_records(&self) -> Result<Vec<Result<Image, StoreError>>, StoreError> {
         let names = files::names(self.dir(), "images").map_err(StoreError::io("list images"))?;
-        let mut images = Vec::with_capacity(names.len());
-        for name in names {
-            // One that went away meanwhile is no error.
-            images.extend(self.image_record(&name)?);
-        }
-        images.sort_by(|a, b| a.reference.cmp(&b.reference));
-        Ok(images)
+        // One that went away meanwhile is no error.
+        let records = names.iter().filter_map(|name| self.image_record(name).transpose());
+        let mut records: Vec<_> = records.collect();
+        records.sort_by(|a, b| {
+            let name = |one: &Result<Image, _>| one.as_ref().ok().map(|one| one.reference.clone());
+            name(a).cmp(&name(b))
+        });
+        Ok(records)
     }
 
     pub(crate) fn image_record(&self, name: &str) -> Result<Option<Image>, StoreError> {

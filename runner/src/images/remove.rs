@@ -63,7 +63,7 @@ impl Store {
         }
         self.sweep(&hold, &mut removed)?;
         drop(hold);
-        self.empty_trash()?;
+        self.try_empty_trash()?;
         Ok(removed)
     }
 
@@ -140,7 +140,7 @@ impl Store {
         removed.deleted.extend(gone.iter().map(Digest::to_string));
         self.sweep(&hold, &mut removed)?;
         drop(hold);
-        self.empty_trash()?;
+        self.try_empty_trash()?;
         Ok(removed)
     }
 
@@ -158,7 +158,7 @@ impl Store {
             if !keeps {
                 let path = format!("layers/{name}");
                 removed.deleted.push(name.replacen('-', ":", 1));
-                removed.bytes += self.content_bytes(&path);
+                removed.bytes = removed.bytes.saturating_add(self.content_bytes(&path));
                 self.to_trash(&path).map_err(what())?;
             }
         }
@@ -189,7 +189,8 @@ impl Store {
 
     fn reachable(&self) -> Result<Reachable, StoreError> {
         let mut reachable = Reachable::default();
-        for image in self.images()? {
+        for image in self.image_records()? {
+            let image = image?;
             reachable.blobs.insert(image.digest.clone());
             self.reach(&mut reachable, &image.to_use());
             // Also what an opaque root hides: pulling the image again must not fetch it again.

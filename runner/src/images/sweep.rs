@@ -1,8 +1,12 @@
 //! Removal: what nothing reaches any more goes to `trash/`, and is deleted from there.
 
+use std::ffi::CString;
+use std::os::fd::AsFd;
+
 use rustix::io::Errno;
 
-use super::{Store, StoreError, files, lock};
+use super::{Store, StoreError, files, lock, remove_tree};
+use crate::known_bad::left_out;
 
 impl Store {
     /// Takes something away under its public name. Deciding that it may go is the caller's.
@@ -15,7 +19,7 @@ impl Store {
     pub(crate) fn discard(&self, path: &str) {
         if self.to_trash(path).is_ok() {
             // What remains is deleted by the next command.
-            let _ = self.empty_trash();
+            let _ = self.try_empty_trash();
         }
     }
 
@@ -30,7 +34,7 @@ impl Store {
                 break;
             }
         }
-        self.empty_trash()
+        self.try_empty_trash()
     }
 
     /// With `lock` held exclusively: whoever works holds the lock of its directory.
@@ -63,29 +67,39 @@ impl Store {
         Ok(())
     }
 
-    /// Deletes what lies in `trash/`.
+    /// Deletes what lies in `trash/`, and volumes that somebody was removing when he was killed.
     ///
     /// # Errors
-    /// The first that a deletion met; the others are tried all the same.
+    /// The first that a deletion met; the others are tried all the same. Rubbish that cannot be
+    /// deleted is nobody's failure: whoever did something else goes on, and may tell of it.
     pub fn empty_trash(&self) -> Result<(), StoreError> {
         let mut first = Ok(());
-        for name in files::names(self.dir(), "trash").map_err(StoreError::io("list trash"))? {
-            let path = self.root().join("trash").join(&name);
-            let is_dir = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
-            let deleted =
-                if is_dir { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-            let Err(error) = deleted else { continue };
-            // Two commands empty the same trash, or a process that is ending still writes into what
-            // was thrown away: what is gone is gone, and what came is the next command's.
-            let passing = matches!(
-                error.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::DirectoryNotEmpty
-            );
-            if !passing && first.is_ok() {
-                let what = format!("delete {}", path.display());
-                first = Err(StoreError::Io { what, source: error });
+        let hidden = |name: &str| name.starts_with(crate::volumes::REMOVING);
+        let volumes = files::names_that(self.dir(), "volumes", hidden);
+        let trash = files::names(self.dir(), "trash").map_err(StoreError::io("list trash"))?;
+        let all = [("trash", trash), ("volumes", volumes.unwrap_or_default())];
+        for (folder, names) in all {
+            let Ok(dir) = files::open_dir(self.dir(), folder) else { continue };
+            for name in names {
+                let path = self.root().join(folder).join(&name);
+                let Ok(name) = CString::new(name) else { continue };
+                if let Err(error) = remove_tree(dir.as_fd(), &name) {
+                    let what = format!("delete {}", path.display());
+                    first = first.and(Err(StoreError::io(what)(error)));
+                }
             }
         }
         first
+    }
+
+    /// As [`Self::empty_trash`], for those who have something else to do.
+    pub(super) fn try_empty_trash(&self) -> Result<(), StoreError> {
+        match self.empty_trash() {
+            Err(error) if !left_out("rubbish-fails-nobody") => {
+                tracing::warn!(%error, source = ?std::error::Error::source(&error), "rubbish stays");
+                Ok(())
+            }
+            other => other,
+        }
     }
 }

@@ -1,13 +1,21 @@
 //! One command's conversation with a monitor.
 
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use super::protocol::{Attach, CHUNK, Frame, Reply, Request};
+use super::rest;
+use crate::known_bad::left_out;
 
 /// Output that waits for a command which does not read. Above this the process is not read from
 /// either: it blocks, as it would on a pipe.
 const OUTPUT_MAX: usize = 1 << 20;
+
+/// For whom nothing but its stream is left to say the last words by.
+const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// Requests that are read ahead.
 const INPUT_MAX: usize = super::protocol::MAX_FRAME + 4;
@@ -18,6 +26,11 @@ pub(super) struct Client {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// Where it wants what it has not read when the end comes.
+    rest: Option<OwnedFd>,
+    /// The end is near: what the stream does not take goes into the file, and nobody waits.
+    is_ending: bool,
+    unread: Option<File>,
     /// Which process it is connected to (its place in the monitor's list), and how.
     pub(super) attached: Option<(usize, Attach)>,
     /// It wants to know when the container has ended.
@@ -28,13 +41,16 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(number: u64, stream: UnixStream) -> io::Result<Self> {
+    pub(super) fn new(number: u64, stream: UnixStream, rest: Option<OwnedFd>) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self {
             number,
             stream,
             input: Vec::new(),
             output: Vec::new(),
+            rest,
+            is_ending: false,
+            unread: None,
             attached: None,
             waits: false,
             ends: false,
@@ -50,6 +66,11 @@ impl Client {
         !self.output.is_empty()
     }
 
+    /// What is held in memory for it, bytes.
+    pub(super) fn held(&self) -> usize {
+        self.output.capacity() + self.input.capacity()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.output.len() > OUTPUT_MAX
     }
@@ -63,16 +84,48 @@ impl Client {
         if self.is_gone || frame.encode(&mut self.output).is_err() {
             return;
         }
-        self.flush();
+        if self.unread.is_none() {
+            self.flush();
+        }
+        if self.is_ending && self.has_output() {
+            self.put_aside();
+        }
+    }
+
+    /// From here on nothing is held in memory for it, however much comes and whatever it reads.
+    pub(super) fn end_soon(&mut self) {
+        self.is_ending = self.rest.is_some() && !left_out("rest-handed-over");
+        if self.is_ending && self.has_output() {
+            self.put_aside();
+        }
+    }
+
+    fn put_aside(&mut self) {
+        let put = match &mut self.unread {
+            Some(file) => file.write_all(&self.output),
+            None => rest::memory_file().and_then(|mut file| {
+                file.write_all(&self.output)?;
+                self.unread = Some(file);
+                Ok(())
+            }),
+        };
+        // Without memory for it the rest is lost, which its reader sees: the last word is missing.
+        self.is_gone |= put.is_err();
+        self.output = Vec::new();
     }
 
     pub(super) fn reply(&mut self, reply: Reply) {
         self.say(&Frame::Reply(reply));
     }
 
-    /// The last word: the conversation ends when it has been sent.
+    /// The last word: the conversation ends when it has been sent, or handed over.
     pub(super) fn end(&mut self, reply: Reply) {
+        self.end_soon();
         self.reply(reply);
+        if let (Some(file), Some(rest)) = (self.unread.take(), &self.rest) {
+            // One that has gone meanwhile reads nothing.
+            let _ = rest::hand_over(rest, file);
+        }
         self.ends = true;
         self.flush();
     }
@@ -92,9 +145,14 @@ impl Client {
         self.is_gone |= self.ends;
     }
 
-    /// Sends what is queued, for as long as the command is there to read it.
+    /// Sends what is queued. One that gave nothing to hand the rest over by, and does not read, is
+    /// waited for a moment.
     pub(super) fn flush_all(&mut self) {
-        if self.has_output() && self.stream.set_nonblocking(false).is_ok() {
+        let moment = if left_out("rest-handed-over") { None } else { Some(LAST_WAIT) };
+        if self.has_output()
+            && self.stream.set_nonblocking(false).is_ok()
+            && self.stream.set_write_timeout(moment).is_ok()
+        {
             let _ = self.stream.write_all(&self.output);
         }
         self.output.clear();
@@ -104,9 +162,14 @@ impl Client {
     pub(super) fn hear(&mut self) -> Vec<Frame> {
         let mut frames = Vec::new();
         let mut chunk = [0; CHUNK];
-        match self.stream.read(&mut chunk) {
-            Ok(0) => self.is_gone = true,
-            Ok(count) => self.input.extend_from_slice(&chunk[..count]),
+        match rest::receive(&self.stream, &mut chunk) {
+            Ok((0, _)) => self.is_gone = true,
+            Ok((count, rest)) => {
+                self.input.extend_from_slice(&chunk[..count]);
+                if rest.is_some() {
+                    self.rest = rest;
+                }
+            }
             Err(error)
                 if matches!(
                     error.kind(),

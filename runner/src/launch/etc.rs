@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fs::CWD;
@@ -41,6 +41,18 @@ pub(super) fn write(
             ),
         ),
     ];
+    // Those of an earlier run may still be mounted somewhere, and are written to there.
+    match fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            for (_, name, _) in &files {
+                match fs::remove_file(directory.join(name)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        other => other?,
+    }
     let mut opened = Vec::new();
     for (target, name, text) in files {
         let path = directory.join(name);
@@ -48,7 +60,7 @@ pub(super) fn write(
             // A link, so that they are there for as long as either container needs them.
             Some(theirs) => fs::hard_link(theirs.join(name), &path)?,
             None => {
-                let mut file = fs::File::create(&path)?;
+                let mut file = fs::File::create_new(&path)?;
                 file.write_all(text.as_bytes())?;
                 file.set_permissions(fs::Permissions::from_mode(0o644))?;
             }

@@ -59,6 +59,9 @@ impl Monitor {
         let (pid, pidfd) = match forked.map_err(|error| failed("make a process", error))? {
             Forked::Child => {
                 drop(status);
+                if self.wall.take_down().is_err() {
+                    sys::clone::exit_now(1);
+                }
                 isolate::run_exec(plan)
             }
             Forked::Parent { pid, pidfd } => (pid, pidfd),

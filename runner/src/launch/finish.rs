@@ -19,6 +19,9 @@ use crate::images::Store;
 use crate::net::{self, Attached};
 use crate::volumes;
 
+/// How much of a failure is noted.
+const ERROR_LETTERS_MAX: usize = 4096;
+
 /// What a monitor knows of its container.
 pub(super) struct Container {
     pub(super) dirs: Dirs,
@@ -87,7 +90,8 @@ pub(super) fn give_up(dirs: &Dirs, record: &Record, cgroup: Option<&Cgroup>, fai
         exit: Exit { code: failure.exit_code, signal: None, oom: None },
         started: None,
         finished: crate::timestamp::Timestamp::now().to_rfc3339(),
-        error: Some(failure.message.clone()),
+        // An image's words are in it, as long as it likes; what is noted has to be read again.
+        error: Some(failure.message.chars().take(ERROR_LETTERS_MAX).collect()),
     };
     conclude(dirs, record, &ended);
 }

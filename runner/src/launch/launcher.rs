@@ -16,15 +16,17 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::client::Client;
 use super::log::Log;
 use super::monitor::{FIRST_CLIENT, Monitor};
 use super::ports::Ports;
 use super::process::{Process, Starting, Streams, identify};
 use super::protocol::{Attach, Failure, Frame, Reply, Request, WindowSize};
+use super::rest::WithRest;
 use super::run_directory::RunDirectory;
 use super::share::{self, namespace_of};
-use super::state::{self, State};
-use super::{etc, finish, log_path, socket_path};
+use super::state::State;
+use super::{etc, etc_path, finish, log_path, socket_path};
 use crate::cgroup::Cgroup;
 use crate::container::{Ipc, Network, Record};
 use crate::dirs::Dirs;
@@ -47,7 +49,7 @@ pub fn main(words: &[OsString]) -> u8 {
     let Some(id) = id.to_str() else { return 125 };
     match settle_in(id) {
         Ok((stream, lock, signals)) => {
-            let mut first = First { stream, request: None };
+            let mut first = First { stream, request: None, rest: None };
             match launch(&dirs, id, lock, &mut first, signals) {
                 Ok(monitor) => monitor.run(),
                 Err(failure) => {
@@ -102,6 +104,8 @@ fn settle_in(id: &str) -> io::Result<(UnixStream, OwnedFd, SignalFd)> {
 struct First {
     stream: UnixStream,
     request: Option<Request>,
+    /// Where it wants what it has not read at the end.
+    rest: Option<OwnedFd>,
 }
 
 impl First {
@@ -112,13 +116,16 @@ impl First {
 
     /// The first request, read before anything is started, so that no output is missed.
     fn hear(&mut self) -> Result<Option<Attach>, Failure> {
-        let read = || -> io::Result<Option<Frame>> {
+        let mut reader = WithRest { stream: &self.stream, rest: None };
+        let mut read = || -> io::Result<Option<Frame>> {
             self.stream.set_read_timeout(Some(FIRST_WORD))?;
-            let frame = Frame::read(&self.stream)?;
+            let frame = Frame::read(&mut reader)?;
             self.stream.set_read_timeout(None)?;
             Ok(frame)
         };
-        match read() {
+        let read = read();
+        self.rest = reader.rest;
+        match read {
             Ok(Some(Frame::Request(Request::Attach(attach)))) => {
                 self.request = Some(Request::Attach(attach));
                 Ok(Some(attach))
@@ -212,7 +219,7 @@ struct Made<'a> {
 impl Made<'_> {
     fn bring_up(
         &mut self,
-        first: &First,
+        first: &mut First,
         attach: Option<Attach>,
         signals: SignalFd,
     ) -> Result<Monitor, Failure> {
@@ -353,13 +360,24 @@ impl Made<'_> {
         })
     }
 
+    /// `/etc/hosts` and its like. A container can write to them, so they lie where everything else
+    /// does that it writes: the run directory's file system is small and the host's own.
     fn etc(&self, attached: Option<&Attached>) -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
-        let of_other = match &self.record.network {
-            Network::Container(id) => Some(state::run_directory(&self.dirs.runroot, id)),
+        let folder = |container: &ContainerDir| etc_path(container.path());
+        let failed = failed("cannot make /etc/hosts and its like");
+        let other = match &self.record.network {
+            Network::Container(id) => {
+                let other = self.store.open_container(id);
+                other.map_err(|error| ours(error.to_string(), None))?
+            }
             Network::None | Network::Host | Network::Bridge(_) => None,
         };
-        etc::write(self.run_path(), &self.record, of_other.as_deref(), attached)
-            .map_err(failed("cannot make /etc/hosts and its like"))
+        let own = match left_out("etc-in-store") {
+            true => self.run_path().to_owned(),
+            false => folder(&self.container),
+        };
+        etc::write(&own, &self.record, other.as_ref().map(folder).as_deref(), attached)
+            .map_err(failed)
     }
 
     /// The volumes that are filled from the image. What holds a volume's content is opened here: no
@@ -463,7 +481,7 @@ impl Made<'_> {
     /// From here on everything is the monitor's, failures too.
     fn monitor(
         &mut self,
-        first: &First,
+        first: &mut First,
         init: Process,
         signals: SignalFd,
         root: OwnedFd,
@@ -471,6 +489,7 @@ impl Made<'_> {
     ) -> Result<Monitor, Failure> {
         let words = |error| ours(format!("cannot watch the container: {error}"), None);
         let stream = first.stream.try_clone().map_err(words)?;
+        let client = Client::new(FIRST_CLIENT, stream, first.rest.take()).map_err(words)?;
         let state = State {
             id: self.record.id.clone(),
             init: identify(init.pid).map_err(words)?,
@@ -491,7 +510,7 @@ impl Made<'_> {
             _root: root,
             ports,
         };
-        Monitor::new(container, state, cgroup, log, signals, init, stream, first.request.clone())
+        Monitor::new(container, state, cgroup, log, signals, init, client, first.request.clone())
             .map_err(words)
     }
 }

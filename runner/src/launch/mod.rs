@@ -15,10 +15,12 @@ mod ports;
 mod process;
 pub mod protocol;
 mod recover;
+mod rest;
 mod run_directory;
 mod seal;
 mod share;
 pub mod state;
+mod wall;
 
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -31,8 +33,9 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 
 pub use self::launcher::main as launcher_main;
-use self::protocol::{Attach, Frame, Request};
+use self::protocol::{Attach, Request};
 pub use self::recover::{recover_all, settled_status};
+pub use self::rest::{Conversation, receive_rest};
 use self::run_directory::Found;
 pub use self::run_directory::RunDirectory;
 use crate::dirs::Dirs;
@@ -45,6 +48,11 @@ pub const VERB: &str = "launch-monitor";
 /// The container's log, as Docker's json-file driver writes it; older parts are `.1`, `.2` ….
 pub fn log_path(container: &Path) -> PathBuf {
     container.join("log").join("json.log")
+}
+
+/// `hosts`, `hostname` and `resolv.conf` of a container, made anew at each start.
+pub fn etc_path(container: &Path) -> PathBuf {
+    container.join("etc")
 }
 
 /// How long a launcher may take to open its socket, a monitor to end, a command to clean up.
@@ -83,7 +91,7 @@ pub fn start(
     container: &ContainerDir,
     held: RunDirectory,
     attach: Option<Attach>,
-) -> io::Result<UnixStream> {
+) -> io::Result<Conversation> {
     let (ours, theirs) = UnixStream::pair()?;
     let sealed = seal::own_program(&dirs.runroot.join("mnt"))?;
     let mut launcher = Command::new(format!("/proc/self/fd/{}", sealed.program.as_raw_fd()));
@@ -104,8 +112,7 @@ pub fn start(
     // Only now that there is a new owner: a failure above leaves nothing behind.
     drop(launcher);
     held.hand_over();
-    Frame::Request(attach.map_or(Request::State, Request::Attach)).write(&ours)?;
-    Ok(ours)
+    Conversation::attach(ours, attach.map_or(Request::State, Request::Attach))
 }
 
 /// A conversation with the monitor of container `id`; `None` where it has none. One that is about

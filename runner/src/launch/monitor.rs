@@ -2,7 +2,6 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use nix::sys::signalfd::SignalFd;
@@ -17,10 +16,12 @@ use super::log::{Log, Stream};
 use super::process::{Begun, Process, Starting, identify};
 use super::protocol::{Attach, CHUNK, Exit, Failure, Frame, Reply, Request};
 use super::state::{self, State};
+use super::wall::Wall;
 use crate::cgroup::Cgroup;
 use crate::failure::{EXIT_CANNOT_EXECUTE, EXIT_OURS};
 use crate::images::Store;
 use crate::isolate;
+use crate::known_bad::left_out;
 use crate::net;
 use crate::signal::Signal;
 
@@ -33,6 +34,18 @@ const MOVE_AFTER: Duration = Duration::from_millis(300);
 
 /// Conversations at once; each costs a descriptor.
 const CLIENTS_MAX: usize = 256;
+
+/// What clients together may have waiting in memory, bytes. Above it nothing is read for those who
+/// do not read themselves, and no new one is heard.
+const HELD_MAX: usize = 24 << 20;
+
+/// Signals, and ended processes of others, that are seen to in one turn: a container can make them
+/// faster than they are seen to, and others want to be heard.
+const TURN_MAX: usize = 256;
+
+/// The most that is read of a stream at its process's end, bytes. A pipe holds 1 MiB at most, unless
+/// its owner has CAP_SYS_RESOURCE and made it larger.
+const LAST_BYTES_MAX: usize = 16 << 20;
 
 /// The number of the command that started the container, among the clients.
 pub(super) const FIRST_CLIENT: u64 = 0;
@@ -51,6 +64,9 @@ pub(super) struct Monitor {
     failure: Option<Failure>,
     kill_at: Option<Instant>,
     move_at: Option<Instant>,
+    /// Ended processes of others are left for the next turn.
+    has_orphans: bool,
+    pub(super) wall: Wall,
 }
 
 /// What a descriptor in the poll set belongs to.
@@ -75,10 +91,9 @@ impl Monitor {
         log: Option<Log>,
         signals: SignalFd,
         init: Process,
-        stream: UnixStream,
+        mut client: Client,
         first: Option<Request>,
     ) -> io::Result<Self> {
-        let mut client = Client::new(FIRST_CLIENT, stream)?;
         if let Some(Request::Attach(attach)) = first {
             client.attached = Some((0, attach));
         }
@@ -94,6 +109,8 @@ impl Monitor {
             failure: None,
             kill_at: None,
             move_at: Some(Instant::now() + MOVE_AFTER),
+            has_orphans: false,
+            wall: Wall::put_up()?,
         })
     }
 
@@ -113,6 +130,9 @@ impl Monitor {
                 let _ = self.cgroup.join_monitor();
             }
             self.container.ports.look_at_clock(Instant::now());
+            if self.has_orphans {
+                self.bury_orphans();
+            }
             self.forget_clients();
             if let Some(failure) = self.failure.take() {
                 self.give_up(&failure);
@@ -135,6 +155,7 @@ impl Monitor {
             sources.push(source);
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
+        let is_crowded = self.clients.iter().map(Client::held).sum::<usize>() > HELD_MAX;
         for (index, client) in self.clients.iter().enumerate() {
             let more = if client.has_output() { PollFlags::OUT } else { PollFlags::empty() };
             add(Source::Client(index), client.stream().as_fd(), PollFlags::IN | more);
@@ -146,7 +167,9 @@ impl Monitor {
             if process.exit.is_none() {
                 add(Source::End(index), process.pidfd.as_fd(), PollFlags::IN);
             }
-            let blocked = self.clients.iter().any(|one| one.is_attached_to(index) && one.is_full());
+            let blocked = self.clients.iter().any(|one| {
+                one.is_attached_to(index) && (one.is_full() || is_crowded && one.has_output())
+            });
             if let (Some(stdout), false) = (&process.streams.stdout, blocked) {
                 add(Source::Output(index, Stream::Stdout), stdout.as_fd(), PollFlags::IN);
             }
@@ -163,6 +186,7 @@ impl Monitor {
         let pause = self.container.ports.pause_until;
         let timeout = self.kill_at.into_iter().chain(self.move_at).chain(pause).min();
         let timeout = timeout.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = if self.has_orphans { Some(Duration::ZERO) } else { timeout };
         let timeout = timeout.and_then(|time| Timespec::try_from(time).ok());
         match rustix::event::poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -180,16 +204,15 @@ impl Monitor {
             Source::Client(index) => self.serve_client(index),
             Source::Begin(index) => self.begin_process(index),
             Source::End(index) => self.end_process(index),
-            Source::Output(index, stream) => {
-                self.relay_output(index, stream);
-            }
+            Source::Output(index, stream) => drop(self.relay_output(index, stream)),
             Source::Input(index) => self.relay_input(index),
             Source::Ports => self.container.ports.serve(),
         }
     }
 
     fn hear_signals(&mut self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
+        for _ in 0..TURN_MAX {
+            let Ok(Some(info)) = self.signals.read_signal() else { return };
             match info.ssi_signo as i32 {
                 libc::SIGCHLD => self.bury_orphans(),
                 // A service manager or the host's shutdown: the container gets its stop signal.
@@ -201,13 +224,14 @@ impl Monitor {
 
     /// Processes that have become ours because their parents ended (`--pid host`). Our own
     /// children are told apart and left: their pidfds tell of them.
-    fn bury_orphans(&self) {
+    fn bury_orphans(&mut self) {
+        self.has_orphans = false;
         // One that is entering has made a child that is not known yet.
         let is_entering = |one: &Process| one.starting.as_ref().is_some_and(|it| it.enters);
         if self.processes.iter().any(is_entering) {
             return;
         }
-        loop {
+        for _ in 0..TURN_MAX {
             let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
             let Ok(status) = waitid(Id::All, peek) else { return };
             let Some(pid) = status.pid() else { return };
@@ -220,14 +244,17 @@ impl Monitor {
                 return;
             }
         }
+        // No signal may come for those that are left.
+        self.has_orphans = true;
     }
 
     fn accept(&mut self) {
         while let Ok((stream, _)) = self.container.run.listener.accept() {
-            if self.clients.len() >= CLIENTS_MAX {
+            let held: usize = self.clients.iter().map(Client::held).sum();
+            if self.clients.len() >= CLIENTS_MAX || held > HELD_MAX {
                 return;
             }
-            if let Ok(client) = Client::new(self.clients_seen, stream) {
+            if let Ok(client) = Client::new(self.clients_seen, stream, None) {
                 self.clients_seen += 1;
                 self.clients.push(client);
             }
@@ -391,26 +418,20 @@ impl Monitor {
         }
     }
 
-    /// Hands one piece of output on. False when there is nothing (more).
-    fn relay_output(&mut self, at: usize, stream: Stream) -> bool {
-        let streams = &mut self.processes[at].streams;
-        let slot = match stream {
-            Stream::Stdout => &mut streams.stdout,
-            Stream::Stderr => &mut streams.stderr,
-        };
-        let Some(fd) = slot.as_ref() else { return false };
+    /// Hands one piece of output on, and says how large it was: 0 when there is nothing (more).
+    fn relay_output(&mut self, at: usize, stream: Stream) -> usize {
+        let slot = self.processes[at].streams.of(stream);
+        let Some(fd) = slot.as_ref() else { return 0 };
         let mut chunk = [0; CHUNK];
-        let count = match rustix::io::read(fd, &mut chunk[..]) {
-            Ok(0) => 0,
+        let count = match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut chunk[..])) {
             Ok(count) => count,
-            Err(Errno::INTR) => return true,
-            Err(Errno::AGAIN) => return false,
+            Err(Errno::AGAIN) => return 0,
             // EIO: every process has closed the terminal.
             Err(_) => 0,
         };
         if count == 0 {
             *slot = None;
-            return false;
+            return 0;
         }
         let bytes = &chunk[..count];
         if let (0, Some(log)) = (at, &mut self.log) {
@@ -425,7 +446,27 @@ impl Monitor {
                 });
             }
         }
-        true
+        count
+    }
+
+    /// Hands on what a process that has ended wrote before its end: it is in the pipes. Others may
+    /// hold these open and go on writing, so no more is taken than they can have held.
+    fn drain(&mut self, at: usize) {
+        let is_bounded = !left_out("drain-bounded");
+        if is_bounded {
+            let attached = self.clients.iter_mut().filter(|client| client.is_attached_to(at));
+            attached.for_each(Client::end_soon);
+        }
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let capacity = self.processes[at].streams.capacity(stream).min(LAST_BYTES_MAX);
+            let mut left = if is_bounded { capacity } else { usize::MAX };
+            while left > 0 {
+                match self.relay_output(at, stream) {
+                    0 => break,
+                    count => left = left.saturating_sub(count),
+                }
+            }
+        }
     }
 
     /// The process learns that the reader of its output is gone, as in a pipeline of this host
@@ -526,11 +567,7 @@ impl Monitor {
         // What it said before its end comes first.
         self.begin_process(at);
         let Some(exit) = self.processes[at].ended() else { return };
-        // What it wrote before its end is in the pipes. Others may hold them open still, so this
-        // takes what is there and does not wait for their end.
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            while self.relay_output(at, stream) {}
-        }
+        self.drain(at);
         let process = &mut self.processes[at];
         process.exit = Some(exit.clone());
         if at == 0 {
@@ -612,7 +649,6 @@ impl Monitor {
                 client.end(Reply::Exited(exit.clone()));
             }
         }
-        // One that reads slowly (a pager) gets everything; nothing else waits for it any more.
         self.clients.iter_mut().for_each(Client::flush_all);
         self.clients.clear();
         if let Some(attached) = attached {

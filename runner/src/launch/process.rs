@@ -9,6 +9,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+use super::log::Stream;
 use super::protocol::{Exit, WindowSize};
 use super::state::ProcessId;
 use crate::isolate::{InitFailure, Message};
@@ -21,6 +22,25 @@ pub(super) struct Streams {
     pub(super) stdout: Option<OwnedFd>,
     pub(super) stderr: Option<OwnedFd>,
     pub(super) is_terminal: bool,
+}
+
+/// What a terminal holds for its reader at most, bytes, with room to spare. Source: Linux,
+/// `drivers/tty/tty_buffer.c`.
+const TERMINAL_BYTES: usize = 1 << 20;
+
+impl Streams {
+    pub(super) fn of(&mut self, stream: Stream) -> &mut Option<OwnedFd> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
+
+    /// How much it can hold that has not been read, bytes.
+    pub(super) fn capacity(&mut self, stream: Stream) -> usize {
+        let fd = self.of(stream).as_ref();
+        fd.map_or(0, |fd| rustix::pipe::fcntl_getpipe_size(fd).unwrap_or(TERMINAL_BYTES))
+    }
 }
 
 /// A child that has not become its program yet. How long that takes is up to what it finds in the

@@ -152,9 +152,16 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 }
 
 /// Writes a JSON file by rename: a reader sees the old one or the new one. Not durable.
+///
+/// # Errors
+/// `InvalidData` for one that would not be read back.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    fs::write(&temporary, serde_json::to_vec(value)?)?;
+    let bytes = serde_json::to_vec(value)?;
+    if bytes.len() as u64 > MAX_STATE_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "too large to be read again"));
+    }
+    fs::write(&temporary, bytes)?;
     fs::rename(&temporary, path)
 }
 

@@ -8,6 +8,7 @@ use shared::{DiffId, Digest, ImageRef, media_type};
 use super::PullError;
 use super::client::{Client, MANIFEST_BYTES_MAX, accepts_manifests};
 use crate::images::{Lease, Store};
+use crate::spec::ImageConfig;
 
 /// An index in an index is legal and pointless; deeper than this nobody nests in earnest.
 const INDEX_DEPTH_MAX: usize = 3;
@@ -32,21 +33,6 @@ pub(crate) struct LayerToFetch {
     /// Compressed bytes.
     pub(crate) size: u64,
     pub(crate) diff_id: DiffId,
-}
-
-/// What the configuration has to say here.
-#[derive(serde::Deserialize)]
-struct Config {
-    #[serde(default)]
-    rootfs: Option<RootFs>,
-    #[serde(flatten)]
-    platform: Platform,
-}
-
-#[derive(serde::Deserialize)]
-struct RootFs {
-    #[serde(default)]
-    diff_ids: Vec<DiffId>,
 }
 
 pub(crate) struct Resolver<'a> {
@@ -234,14 +220,15 @@ impl Resolver<'_> {
         if bytes.len() as u64 != config.size {
             return Err(self.wrong_size(&config, bytes.len() as u64));
         }
-        let parsed: Config = serde_json::from_slice(&bytes)
+        let (parsed, _) = ImageConfig::read(&bytes)
             .map_err(|error| self.unusable(format!("its configuration cannot be read: {error}")))?;
+        let platform = parsed.platform();
         let kind = manifest.artifact_type.unwrap_or(config.media_type);
         let diff_ids = parsed.rootfs.map(|rootfs| rootfs.diff_ids).ok_or_else(|| {
             self.unusable(format!("it is an artifact of type {kind}, and has no root filesystem"))
         })?;
         // Before its layers: those of Windows are on no registry, which would be said instead.
-        let platform = self.platform(parsed.platform)?;
+        let platform = self.platform(platform)?;
         Ok(Resolved {
             layers: self.layers(layers, diff_ids)?,
             digest,

@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use shared::DiffId;
+use shared::manifest::Platform;
+
+use crate::known_bad::left_out;
 
 /// The parts of an image configuration that matter for running. Null and absent are the same, as
 /// in every program of Go's that writes these. Source: image-spec config.md.
@@ -12,8 +16,24 @@ pub struct ImageConfig {
     pub architecture: String,
     #[serde(default)]
     pub os: String,
+    #[serde(default)]
+    pub variant: Option<String>,
+    #[serde(rename = "os.version", default)]
+    pub os_version: Option<String>,
+    #[serde(rename = "os.features", default, deserialize_with = "or_default")]
+    pub os_features: Vec<String>,
+    /// None: this is no image.
+    #[serde(default)]
+    pub rootfs: Option<RootFs>,
     #[serde(default, deserialize_with = "or_default")]
     pub config: Execution,
+}
+
+/// `rootfs` of an image configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct RootFs {
+    #[serde(default, deserialize_with = "or_default")]
+    pub diff_ids: Vec<DiffId>,
 }
 
 /// `config` of an image configuration.
@@ -54,11 +74,49 @@ impl ImageConfig {
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
+
+    /// What the image runs on.
+    pub fn platform(&self) -> Platform {
+        Platform {
+            architecture: self.architecture.clone(),
+            os: self.os.clone(),
+            variant: self.variant.clone(),
+            os_version: self.os_version.clone(),
+            os_features: self.os_features.clone(),
+        }
+    }
+
+    /// As everything that ever reads it does, the verbs that show all of it included. Whatever takes
+    /// an image in asks this, so that no image is in the store whose configuration cannot be read:
+    /// fields that one reader passes over may be nested deeper than another one goes.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn read(bytes: &[u8]) -> Result<(Self, serde_json::Value), serde_json::Error> {
+        if left_out("config-read-whole") {
+            return Ok((Self::parse(bytes)?, serde_json::Value::Null));
+        }
+        Ok((Self::parse(bytes)?, serde_json::from_slice(bytes)?))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_one_reader_cannot_read_none_takes() {
+        let nested = format!("{}{}", "[".repeat(300), "]".repeat(300));
+        for text in [
+            format!(r#"{{"os": "linux", "x": {nested}}}"#),
+            format!(r#"{{"config": {{"Labels": {{}}, "x": {nested}}}}}"#),
+            format!(r#"{{"rootfs": {{"x": {nested}}}}}"#),
+            r#"{"config": {"Labels": {"a": 1}}}"#.to_owned(),
+        ] {
+            assert!(ImageConfig::read(text.as_bytes()).is_err(), "{text}");
+        }
+        assert!(ImageConfig::read(br#"{"os": "linux", "x": [[1]]}"#).is_ok());
+    }
 
     #[test]
     fn null_and_absent_are_empty() {

@@ -54,6 +54,10 @@ const MASKED: [&str; 12] = [
 const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// Volumes that an image may declare. Each is a directory and a mount, of which the kernel allows a
+/// namespace 100,000 (`fs.mount-max`); images in use have a handful.
+pub(crate) const VOLUMES_MAX: usize = 1000;
+
 /// Why a container cannot be made as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -65,6 +69,8 @@ pub enum SpecError {
     RelativeTarget(String),
     #[error("two mounts have the target {0}")]
     DuplicateMount(String),
+    #[error("the image declares {0} volumes, and at most {VOLUMES_MAX} are made")]
+    TooManyVolumes(usize),
     #[error("a mount cannot have the target /")]
     MountOverRoot,
     #[error("sysctl {name}: {why}")]

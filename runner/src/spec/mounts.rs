@@ -1,12 +1,13 @@
 //! The mounts of a container, in the order in which they are made.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Mount;
 
-use super::SpecError;
 use super::image_config::Execution;
 use super::request::{BindRecursion, Host, MountKind, MountRequest, Request};
+use super::{SpecError, VOLUMES_MAX};
 use crate::container::{Ipc, VolumeUse};
 
 /// The source of a `/dev/shm` that is another container's: found when the container starts.
@@ -30,21 +31,25 @@ pub(super) fn assemble(
     image: &Execution,
     host: &Host,
 ) -> Result<(Vec<Mount>, Vec<VolumeUse>), SpecError> {
+    if image.volumes.len() > VOLUMES_MAX {
+        return Err(SpecError::TooManyVolumes(image.volumes.len()));
+    }
     let mut asked = request.mounts.clone();
+    let mut targets = HashSet::new();
+    for mount in &asked {
+        if !targets.insert(mount.target.clone()) {
+            return Err(SpecError::DuplicateMount(mount.target.clone()));
+        }
+    }
     for target in image.volumes.keys() {
         let clean = clean(target)?;
-        if !asked.iter().any(|mount| mount.target == clean) {
+        if targets.insert(clean.clone()) {
             let kind = MountKind::Volume { name: None, populate: true };
             asked.push(MountRequest { target: clean, kind, read_only: false });
         }
     }
-    for (at, mount) in asked.iter().enumerate() {
-        if asked[..at].iter().any(|other| other.target == mount.target) {
-            return Err(SpecError::DuplicateMount(mount.target.clone()));
-        }
-        if mount.target == "/" {
-            return Err(SpecError::MountOverRoot);
-        }
+    if targets.contains("/") {
+        return Err(SpecError::MountOverRoot);
     }
     asked.sort_by_key(|mount| depth(&mount.target));
     let mut mounts = defaults(request);

@@ -1,5 +1,7 @@
 //! Arguments and environment of the first process.
 
+use std::collections::{HashMap, HashSet};
+
 use super::SpecError;
 use super::image_config::Execution;
 use super::request::{Request, Variable};
@@ -41,41 +43,75 @@ pub(super) fn environment(
     image: &Execution,
     hostname: &str,
 ) -> (Vec<String>, Vec<Vec<u8>>) {
-    let mut all = vec![PATH.to_owned(), format!("HOSTNAME={hostname}")];
+    let mut texts = vec![PATH.to_owned(), format!("HOSTNAME={hostname}")];
     if request.terminal {
-        all.push("TERM=xterm".to_owned());
+        texts.push("TERM=xterm".to_owned());
     }
     let mut bytes = Vec::new();
-    change(&mut all, &mut bytes, &request.environment);
-    let is_asked = |text: &str| {
-        request.environment.iter().any(|variable| variable.name() == name_of(text).as_bytes())
-    };
-    for text in image.env.iter().filter(|text| !is_asked(text)) {
-        put(&mut all, text);
+    change(&mut texts, &mut bytes, &request.environment);
+    let asked: HashSet<&[u8]> = request.environment.iter().map(Variable::name).collect();
+    let mut all: Environment = texts.into_iter().collect();
+    for text in image.env.iter().filter(|text| !asked.contains(name_of(text).as_bytes())) {
+        all.set(text.clone());
     }
-    (all, bytes)
+    (all.into_words(), bytes)
 }
 
 /// Sets and takes away variables in their order: texts, and those that are no UTF-8.
 pub fn change(texts: &mut Vec<String>, bytes: &mut Vec<Vec<u8>>, asked: &[Variable]) {
+    let mut all: Environment = std::mem::take(texts).into_iter().collect();
     for variable in asked {
         let name = variable.name();
         bytes.retain(|known| known.split(|byte| *byte == b'=').next() != Some(name));
         match variable {
-            Variable::Set(text) => put(texts, text),
-            Variable::Unset(_) => texts.retain(|text| name_of(text).as_bytes() != name),
+            Variable::Set(text) => all.set(text.clone()),
+            Variable::Unset(_) => all.unset(name),
             Variable::Bytes(text) => {
-                texts.retain(|text| name_of(text).as_bytes() != name);
+                all.unset(name);
                 bytes.push(text.clone());
             }
         }
     }
+    *texts = all.into_words();
 }
 
-fn put(all: &mut Vec<String>, text: &str) {
-    match all.iter_mut().find(|known| name_of(known) == name_of(text)) {
-        Some(known) => text.clone_into(known),
-        None => all.push(text.to_owned()),
+/// Variables in the order in which their names came. An image may have as many as fit into its
+/// configuration, so none is looked for among the others.
+#[derive(Debug, Default)]
+struct Environment {
+    words: Vec<Option<String>>,
+    places: HashMap<String, usize>,
+}
+
+impl Environment {
+    /// `NAME=VALUE`, in the place of an earlier value.
+    fn set(&mut self, text: String) {
+        match self.places.get(name_of(&text)) {
+            Some(&place) => self.words[place] = Some(text),
+            None => {
+                self.places.insert(name_of(&text).to_owned(), self.words.len());
+                self.words.push(Some(text));
+            }
+        }
+    }
+
+    fn unset(&mut self, name: &[u8]) {
+        let known = std::str::from_utf8(name).ok().and_then(|name| self.places.remove(name));
+        if let Some(place) = known {
+            self.words[place] = None;
+        }
+    }
+
+    fn into_words(self) -> Vec<String> {
+        self.words.into_iter().flatten().collect()
+    }
+}
+
+impl FromIterator<String> for Environment {
+    fn from_iter<T: IntoIterator<Item = String>>(words: T) -> Self {
+        let mut all = Self::default();
+        words.into_iter().for_each(|text| all.set(text));
+        all
     }
 }
 

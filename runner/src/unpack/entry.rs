@@ -7,6 +7,7 @@
 //! Sources: POSIX pax "ustar Interchange Format", tar(5), GNU tar manual "Basic Tar Format" and
 //! "Sparse Formats".
 
+use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::limits::{EXTENSION_BYTES_MAX, SPARSE_FRAGMENTS_MAX};
@@ -66,8 +67,10 @@ struct Extended {
     gid: Option<u64>,
     size: Option<u64>,
     mtime: Option<(i64, u32)>,
-    xattrs: Vec<(String, Vec<u8>)>,
+    xattrs: BTreeMap<String, Vec<u8>>,
     sparse: SparseWords,
+    /// Bytes of all of these headers.
+    bytes: u64,
 }
 
 /// The `GNU.sparse.*` records.
@@ -97,7 +100,14 @@ pub(crate) fn next<R: Read>(stream: &mut Stream<R>) -> Result<Option<Entry>, Ref
         }
         check_sum(&header)?;
         match header[156] {
-            b'x' => read_pax(&extension(stream, &header)?, &mut extended)?,
+            b'x' => {
+                let content = extension(stream, &header)?;
+                extended.bytes += content.len() as u64;
+                if extended.bytes > EXTENSION_BYTES_MAX {
+                    return Err(too_long(extended.bytes));
+                }
+                read_pax(&content, &mut extended)?;
+            }
             // Docker ignores what a global header says, too: `git archive` writes a comment.
             b'g' => drop(extension(stream, &header)?),
             b'L' => extended.long_path = Some(until_nul(&extension(stream, &header)?).to_vec()),
@@ -111,9 +121,7 @@ pub(crate) fn next<R: Read>(stream: &mut Stream<R>) -> Result<Option<Entry>, Ref
 fn extension<R: Read>(stream: &mut Stream<R>, header: &[u8; BLOCK]) -> Result<Vec<u8>, Refusal> {
     let size = unsigned(&header[124..136], "size")?;
     if size > EXTENSION_BYTES_MAX {
-        return Err(Refusal::limit(format!(
-            "an extended header of {size} bytes (limit: {EXTENSION_BYTES_MAX})"
-        )));
+        return Err(too_long(size));
     }
     let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
     stream.copy(size, |bytes| {
@@ -122,6 +130,10 @@ fn extension<R: Read>(stream: &mut Stream<R>, header: &[u8; BLOCK]) -> Result<Ve
     })?;
     stream.skip(padding(size))?;
     Ok(content)
+}
+
+fn too_long(size: u64) -> Refusal {
+    Refusal::limit(format!("an extended header of {size} bytes (limit: {EXTENSION_BYTES_MAX})"))
 }
 
 /// Bytes from `size` to the next block.
@@ -167,7 +179,7 @@ fn entry<R: Read>(
         stored: if kind.has_content() { size } else { 0 },
         size: if kind.has_content() { size } else { 0 },
         sparse: None,
-        xattrs: extended.xattrs,
+        xattrs: extended.xattrs.into_iter().collect(),
         link: extended
             .long_link
             .or(extended.link)
@@ -307,8 +319,7 @@ fn pax_record(key: &[u8], value: &[u8], extended: &mut Extended) -> Option<()> {
     };
     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
         let name = std::str::from_utf8(name).ok().filter(|name| !name.contains('\0'))?;
-        extended.xattrs.retain(|(known, _)| known != name);
-        extended.xattrs.push((name.to_owned(), value.to_vec()));
+        extended.xattrs.insert(name.to_owned(), value.to_vec());
         return Some(());
     }
     if let Some(word) = key.strip_prefix(b"GNU.sparse.") {

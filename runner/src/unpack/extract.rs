@@ -9,7 +9,9 @@ use shared::{Algorithm, DiffId};
 
 use super::decode::Decoder;
 use super::entry::{self, Entry, Kind, padding};
-use super::limits::{DEPTH_MAX, Limits, PATH_BYTES_MAX, too_many_bytes, too_many_entries};
+use super::limits::{
+    DEPTH_MAX, LISTED_BYTES_MAX, Limits, PATH_BYTES_MAX, too_many_bytes, too_many_entries,
+};
 use super::report::{Refusal, RefusalKind, Unpacked};
 use super::stream::Stream;
 use super::tree::{self, Tree, split};
@@ -58,6 +60,15 @@ impl<R: Read> Extractor<R> {
         }
         let (digest, tar_bytes) = self.stream.finish()?;
         let finished = self.tree.finish()?;
+        let listed = || finished.implied.iter().chain(&finished.whiteouts_in);
+        // In JSON each is in quotes, and a byte is three letters at worst.
+        let bytes: usize = listed().map(|path| super::path_to_text(path).len() + 3).sum();
+        if bytes > LISTED_BYTES_MAX {
+            return Err(Refusal::limit(format!(
+                "the names of its directories without an entry of their own, or with whiteouts, \
+                 take {bytes} bytes (limit: {LISTED_BYTES_MAX})"
+            )));
+        }
         Ok(Unpacked {
             diff_id: DiffId(digest),
             tar_bytes,

@@ -8,7 +8,8 @@ pub(crate) const PATH_BYTES_MAX: usize = 4095;
 /// costs one descriptor when a tree is removed.
 pub(crate) const DEPTH_MAX: usize = 512;
 
-/// Bytes of one extended header (PAX record block, GNU long name). Docker's reader allows 1 MiB.
+/// Bytes of one extended header (GNU long name), and of all PAX headers of one entry together.
+/// Docker's reader allows 1 MiB.
 pub(crate) const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 
 /// Fragments of one sparse file.
@@ -16,6 +17,10 @@ pub(crate) const SPARSE_FRAGMENTS_MAX: usize = 1 << 20;
 
 /// Memory for the names of the layer's directories, bytes. A hundred thousand directories need 10.
 pub(crate) const DIRECTORY_NAMES_BYTES_MAX: usize = 256 << 20;
+
+/// What is written down of a layer's directories, as text, bytes: those without an entry of their
+/// own, and those with whiteouts. It is read whole whenever the layer is used.
+pub(crate) const LISTED_BYTES_MAX: usize = 16 << 20;
 
 /// Address space of the worker, bytes: directories' names, one zstd window, buffers.
 pub(crate) const WORKER_MEMORY_MAX: u64 = 1 << 30;

@@ -23,7 +23,7 @@ pub mod worker;
 
 pub use self::limits::Limits;
 pub use self::report::{Refusal, RefusalKind, Report, Unpacked};
-pub(crate) use self::spawn::{Outcome, Workers};
+pub(crate) use self::spawn::{Outcome, Workers, command as worker_command};
 
 /// Whether an extended attribute would be read by overlayfs as a mark of its own.
 ///

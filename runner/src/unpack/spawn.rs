@@ -9,6 +9,8 @@ use shared::Algorithm;
 
 use super::report::{Refusal, RefusalKind, Report, Unpacked};
 use super::{Limits, worker};
+use crate::images::RECORD_BYTES_MAX as REPORT_BYTES_MAX;
+use crate::known_bad::{self, left_out};
 
 /// Blobs from this size on are decoded in a process of their own, so that inflating and writing
 /// files run at the same time. Below it the second process costs more than it gains. Bytes.
@@ -46,8 +48,8 @@ impl Workers {
         let (input, stdin) = pipe()?;
         let (input, decode) = if blob_bytes >= DECODED_APART_FROM {
             let (decoded, output) = pipe()?;
-            let decode = Command::new(program)
-                .args([worker::VERB, "decode"])
+            let decode = command(program)
+                .arg("decode")
                 .current_dir("/")
                 .stdin(input)
                 .stdout(output)
@@ -57,8 +59,8 @@ impl Workers {
         } else {
             (input, None)
         };
-        let extract = Command::new(program)
-            .args([worker::VERB, "extract", algorithm.as_str()])
+        let extract = command(program)
+            .args(["extract", algorithm.as_str()])
             .args([limits.entries.to_string(), limits.bytes.to_string()])
             .current_dir(tree)
             .stdin(input)
@@ -98,6 +100,17 @@ impl Drop for Workers {
     }
 }
 
+/// A worker, with nothing of the caller's environment: what a loader or a library does at somebody's
+/// word (`LD_PRELOAD`) is not what reads foreign bytes, and its talk would be taken for a report.
+pub(crate) fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.arg(worker::VERB);
+    if !left_out("worker-environment") {
+        command.env_clear().envs(known_bad::passed_on());
+    }
+    command
+}
+
 fn kill(mut child: Child) {
     let _ = child.kill();
     let _ = child.wait();
@@ -118,12 +131,15 @@ struct Ended {
 impl Ended {
     fn wait(child: &mut Child) -> io::Result<Self> {
         let mut bytes = Vec::new();
+        // A worker reads foreign bytes, and is not believed without end.
         if let Some(stdout) = &mut child.stdout {
-            stdout.read_to_end(&mut bytes)?;
+            stdout.take(REPORT_BYTES_MAX).read_to_end(&mut bytes)?;
         }
         if let Some(stderr) = &mut child.stderr {
-            stderr.read_to_end(&mut bytes)?;
+            stderr.take(REPORT_BYTES_MAX).read_to_end(&mut bytes)?;
         }
+        // One that has more to say must not wait for somebody to hear it.
+        (child.stdout, child.stderr) = (None, None);
         let status = child.wait()?;
         Ok(Self { report: serde_json::from_slice(&bytes).ok(), status })
     }

@@ -6,6 +6,7 @@
 //! in it, and times are not touched by later entries.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::CString;
 use std::ops::Bound;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -265,7 +266,9 @@ impl Tree {
             return unlink(parent, name, AtFlags::empty());
         }
         self.cache.clear();
-        remove_tree(parent, name, 0)?;
+        let entry = CString::new(name).map_err(|_| Refusal::format("a name with a NUL in it"))?;
+        crate::images::remove_tree(parent.as_fd(), &entry)
+            .map_err(|error| Refusal::system("remove what is in its place", error))?;
         let beneath = [path, b"/"].concat();
         let range = (Bound::Included(beneath.clone()), Bound::Unbounded);
         let gone: Vec<Vec<u8>> = self
@@ -400,29 +403,6 @@ fn standing(parent: &OwnedFd, name: &[u8]) -> Result<Option<Standing>, Refusal> 
 fn unlink(parent: &OwnedFd, name: &[u8], flags: AtFlags) -> Result<(), Refusal> {
     rustix::fs::unlinkat(parent, name, flags)
         .map_err(|error| Refusal::system("remove what is in its place", error))
-}
-
-/// Removes a directory with all that is in it. Its depth is bounded, for this program made it.
-fn remove_tree(parent: &OwnedFd, name: &[u8], depth: usize) -> Result<(), Refusal> {
-    let failed = |error| Refusal::system("remove what is in its place", error);
-    if depth > DEPTH_MAX {
-        return Err(too_deep());
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(failed)?;
-    for entry in rustix::fs::Dir::read_from(fd.as_fd()).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_bytes();
-        if name == b"." || name == b".." {
-            continue;
-        }
-        if standing(&fd, name)? == Some(Standing::Directory) {
-            remove_tree(&fd, name, depth + 1)?;
-        } else {
-            unlink(&fd, name, AtFlags::empty())?;
-        }
-    }
-    unlink(parent, name, AtFlags::REMOVEDIR)
 }
 
 fn a_link_in_the_way() -> Refusal {

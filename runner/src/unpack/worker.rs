@@ -27,6 +27,9 @@ const DECODED_BUFFER_BYTES: usize = 256 << 10;
 
 /// Runs one worker. The exit code says only whether a report could be written.
 pub fn main(words: &[OsString]) -> u8 {
+    // What the caller had open is none of a worker's business. Where /proc or the call is missing
+    // there is nothing that could be done about it.
+    let _ = crate::sys::process::close_from(3);
     let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
     let written = match words[..] {
         ["decode"] => report(io::stderr(), decode()),

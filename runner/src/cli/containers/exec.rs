@@ -11,7 +11,8 @@ use crate::cli::run::bounding_set;
 use crate::cli::{Globals, Verb, values};
 use crate::container::Record;
 use crate::failure::{EXIT_CANNOT_EXECUTE, Failure};
-use crate::launch::protocol::{ExecRequest, Frame, Request};
+use crate::launch::Conversation;
+use crate::launch::protocol::{ExecRequest, Request};
 use crate::launch::state::Status;
 
 pub(super) const VERBS: &[Verb] = &[Verb {
@@ -64,9 +65,10 @@ fn exec(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     if detached {
         return super::ask(&stream, request).map(|_| 0);
     }
-    Frame::Request(request).write(&stream).map_err(|error| Failure::new("exec").because(&error))?;
+    let conversation = Conversation::attach(stream, request)
+        .map_err(|error| Failure::new("exec").because(&error))?;
     let connection = Connection {
-        stream,
+        conversation,
         stdin: interactive,
         terminal,
         passes_signals: true,

@@ -81,7 +81,7 @@ fn add_sizes(store: &Store, value: &mut Value) -> Result<(), Failure> {
     if let Some(container) = store.open_container(id)? {
         let (written, image) = super::list::sizes(store, &container, &container.record()?);
         value["SizeRw"] = json!(written);
-        value["SizeRootFs"] = json!(written + image);
+        value["SizeRootFs"] = json!(written.saturating_add(image));
     }
     Ok(())
 }
@@ -118,11 +118,11 @@ fn describe(globals: &Globals, container: &ContainerDir) -> Result<Value, Failur
     let record = container.record()?;
     let status = status(globals, &container.id)?;
     let arguments = view::arguments(&record);
-    // They are made anew at each start, and go at the end.
-    let run = crate::launch::state::run_directory(&globals.dirs.runroot, &record.id);
+    // They come with the first start.
+    let etc = crate::launch::etc_path(container.path());
     let file = |name: &str| match status {
-        Status::Running(_) | Status::Paused(_) => run.join(name).display().to_string(),
-        _ => String::new(),
+        Status::Created => String::new(),
+        _ => etc.join(name).display().to_string(),
     };
     Ok(json!({
         "Id": record.id,

@@ -106,7 +106,7 @@ fn row(globals: &Globals, one: &Shown, now: Timestamp, whole: bool) -> Value {
 fn size(store: &Store, record: &Record) -> Result<String, Failure> {
     let Some(container) = store.open_container(&record.id)? else { return Ok("0B".to_owned()) };
     let (written, image) = sizes(store, &container, record);
-    Ok(format!("{} (virtual {})", human_bytes(written), human_bytes(written + image)))
+    Ok(format!("{} (virtual {})", human_bytes(written), human_bytes(written.saturating_add(image))))
 }
 
 /// Bytes that a container has written, and those of its image's layers.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::inotify;
+use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::status;
@@ -16,6 +17,7 @@ use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::output::pass_on;
 use crate::cli::{Globals, Verb, values};
 use crate::failure::Failure;
+use crate::known_bad::left_out;
 use crate::launch::state::Status;
 use crate::timestamp::Timestamp;
 
@@ -197,7 +199,8 @@ impl Choice {
             pass_on(std::io::stderr().lock(), "standard error", text.as_bytes());
             return Ok(());
         }
-        crate::cli::print(&text)
+        // What the container said, as it said it.
+        crate::cli::print_bytes(text.as_bytes())
     }
 }
 
@@ -268,31 +271,43 @@ fn unreadable(error: &std::io::Error) -> Failure {
     Failure::new("cannot read the log").because(error)
 }
 
-/// Tells when something in the log's directory changes.
-struct Watch(rustix::fd::OwnedFd);
+/// Tells when something in the log's directory changes. Without a descriptor it is looked at from
+/// time to time: there are few instances of inotify for all that root runs, containers included,
+/// and one can have taken them all (inotify(7), `max_user_instances`).
+struct Watch(Option<rustix::fd::OwnedFd>);
 
 impl Watch {
     fn new(path: &Path) -> Result<Self, Failure> {
         let failed =
             |error: rustix::io::Errno| Failure::new("cannot watch the log").because(&error);
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-        let fd = inotify::init(flags).map_err(failed)?;
+        let fd = match inotify::init(flags) {
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) if !left_out("watch-optional") => {
+                return Ok(Self(None));
+            }
+            other => other.map_err(failed)?,
+        };
         let what = inotify::WatchFlags::MODIFY
             | inotify::WatchFlags::CREATE
             | inotify::WatchFlags::MOVED_TO;
         let directory = path.parent().unwrap_or(path);
-        inotify::add_watch(&fd, directory, what).map_err(failed)?;
-        Ok(Self(fd))
+        match inotify::add_watch(&fd, directory, what) {
+            // Of watches there are only so many, too.
+            Err(Errno::NOSPC | Errno::NOMEM) => Ok(Self(None)),
+            other => other.map(|_| Self(Some(fd))).map_err(failed),
+        }
     }
 
     /// Until something changes, or a while: the end of a container changes nothing in its log.
     fn wait(&self) {
         const LOOK_AGAIN: Duration = Duration::from_millis(200);
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let Some(watch) = &self.0 else { return std::thread::sleep(LOOK_AGAIN) };
+        let mut fds = [PollFd::new(watch, PollFlags::IN)];
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK_AGAIN.subsec_nanos()) };
         let _ = rustix::event::poll(&mut fds, Some(&timeout));
-        let mut events = [0_u8; 4096];
-        while rustix::io::read(&self.0, &mut events).is_ok_and(|count| count > 0) {}
+        // Once: whatever comes meanwhile is seen by the next wait.
+        let mut events = [0_u8; 64 << 10];
+        let _ = rustix::io::read(watch, &mut events);
     }
 }
 

@@ -139,6 +139,15 @@ pub(super) fn answer(stream: &UnixStream) -> Result<Option<Reply>, Failure> {
     }
 }
 
+/// Deletes the files of what was removed. What cannot be deleted is told, and no failure: the
+/// containers are gone, and every later command tries again.
+pub(super) fn empty_trash(store: &Store) {
+    if let Err(error) = store.empty_trash() {
+        let failure = Failure::from(error);
+        crate::cli::tell(format!("rrun: some of it stays for now: {}", failure.message));
+    }
+}
+
 /// Does something to each container that is named and goes on after a failure, as Docker does:
 /// the names of those that worked are printed, the failures told, and the code is 1 if any failed.
 pub(super) fn each(

@@ -1,6 +1,6 @@
 //! `container prune`.
 
-use super::{remove, status};
+use super::{empty_trash, remove, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line};
 use crate::failure::Failure;
@@ -26,16 +26,25 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         return Ok(0);
     }
     let store = globals.store()?;
-    let mut removed = Vec::new();
-    let mut reclaimed = 0;
+    let (mut removed, mut reclaimed, mut code) = (Vec::new(), 0u64, 0);
     for id in store.container_ids()? {
-        if matches!(status(globals, &id)?, Status::Created | Status::Exited(_)) {
-            reclaimed += store.open_container(&id)?.as_ref().map_or(0, written_bytes);
+        let done = status(globals, &id).and_then(|status| {
+            if !matches!(status, Status::Created | Status::Exited(_)) {
+                return Ok(());
+            }
+            let bytes = store.open_container(&id)?.as_ref().map_or(0, written_bytes);
             remove::remove(globals, &store, &id, false, false)?;
-            removed.push(id);
+            reclaimed = reclaimed.saturating_add(bytes);
+            removed.push(id.clone());
+            Ok(())
+        });
+        // The others go all the same.
+        if let Err(failure) = done {
+            crate::cli::tell(&failure);
+            code = 1;
         }
     }
-    store.empty_trash()?;
+    empty_trash(&store);
     if !removed.is_empty() {
         print_line("Deleted Containers:")?;
         for id in removed {
@@ -44,5 +53,5 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         print_line("")?;
     }
     print_line(&format!("Total reclaimed space: {}", human_bytes(reclaimed)))?;
-    Ok(0)
+    Ok(code)
 }

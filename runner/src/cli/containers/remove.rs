@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{each_at_once, signal, status};
+use super::{each_at_once, empty_trash, signal, status};
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb};
 use crate::failure::Failure;
@@ -50,7 +50,7 @@ fn rm(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let code = each_at_once(&store, &names, kill, |container, _| {
         remove(globals, &store, &container.id, force, arguments.has("volumes"))
     })?;
-    store.empty_trash()?;
+    empty_trash(&store);
     Ok(code)
 }
 

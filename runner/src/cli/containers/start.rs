@@ -9,9 +9,9 @@ use crate::cli::run::{Foreground, start_container};
 use crate::cli::{Globals, Verb, print_line, values};
 use crate::failure::Failure;
 use crate::images::Store;
-use crate::launch::protocol::{Frame, Request};
+use crate::launch::protocol::Request;
 use crate::launch::state::Status;
-use crate::launch::{self, RunDirectory};
+use crate::launch::{self, Conversation, RunDirectory};
 
 pub(super) const VERBS: &[Verb] = &[
     Verb {
@@ -152,11 +152,10 @@ fn attach_to(
     let stdin = stdin && record.stdio.stdin_open;
     let terminal = record.stdio.terminal;
     let request = Request::Attach(client::attach(stdin, terminal, false));
-    Frame::Request(request)
-        .write(&stream)
+    let conversation = Conversation::attach(stream, request)
         .map_err(|error| Failure::new(format!("cannot attach to {name}")).because(&error))?;
     let connection = Connection {
-        stream,
+        conversation,
         stdin,
         terminal,
         passes_signals: passes_signals(arguments),

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::failure::Failure;
 use crate::images::{Image, Store, StoreError, familiar_name, repository_of};
+use crate::known_bad::left_out;
+use crate::spec::ImageConfig;
 use crate::timestamp::Timestamp;
 
 /// 0001-01-01, seconds.
@@ -20,21 +23,34 @@ pub(super) struct Described {
 impl Described {
     pub(super) fn read(store: &Store, image: Image) -> Result<Self, StoreError> {
         let bytes = store.blob(&image.config)?;
-        let config = serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
+        let (_, config) = ImageConfig::read(&bytes).map_err(|error| StoreError::Damaged {
             what: format!("configuration {}", image.config),
             why: error.to_string(),
         })?;
         Ok(Self { image, config })
     }
 
+    /// Every image of the store. One whose configuration cannot be read is told of and shown by what
+    /// else is known of it, and keeps no other from being shown.
     pub(super) fn all(store: &Store) -> Result<Vec<Self>, StoreError> {
         let mut found = Vec::new();
-        for image in store.images()? {
-            match Self::read(store, image) {
+        for record in store.image_records()? {
+            let image = match record {
+                Ok(image) => image,
+                Err(error) => {
+                    crate::cli::tell(Failure::from(error));
+                    continue;
+                }
+            };
+            match Self::read(store, image.clone()) {
                 Ok(described) => found.push(described),
                 // Removed since the list was read.
                 Err(StoreError::NoSuchBlob(_)) => {}
-                Err(error) => return Err(error),
+                Err(error) if left_out("bad-row-shown") => return Err(error),
+                Err(error) => {
+                    crate::cli::tell(Failure::from(error));
+                    found.push(Self { image, config: Value::Null });
+                }
             }
         }
         Ok(found)

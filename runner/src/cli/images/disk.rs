@@ -11,7 +11,7 @@ use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::listing::{Column, Listing};
 use crate::cli::{Globals, Verb, print_line};
 use crate::failure::Failure;
-use crate::images::{Store, Usage, tree_bytes, written_bytes};
+use crate::images::{Store, Usage, volume_bytes, written_bytes};
 use crate::pull::human_bytes;
 use crate::timestamp::Timestamp;
 
@@ -145,10 +145,13 @@ fn each_volume(store: &Store) -> Result<Vec<Value>, Failure> {
     let mut rows = Vec::new();
     for entry in fs::read_dir(store.volumes()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            continue;
+        }
         rows.push(json!({
             "Name": name,
             "Links": links.get(&name).copied().unwrap_or(0).to_string(),
-            "Size": human_bytes(tree_bytes(&entry.path().join("_data"))),
+            "Size": human_bytes(volume_bytes(store, &name)),
         }));
     }
     rows.sort_by_key(|row| row["Name"].to_string());
@@ -178,10 +181,7 @@ fn containers(globals: &Globals, store: &Store) -> Result<Usage, Failure> {
         let bytes = written_bytes(&container);
         let running = globals.dirs.runroot.join("c").join(&container.id).exists()
             && !container.path().join("exit.json").exists();
-        usage.total += 1;
-        usage.active += usize::from(running);
-        usage.bytes += bytes;
-        usage.reclaimable += if running { 0 } else { bytes };
+        usage.add(bytes, running);
     }
     Ok(usage)
 }
@@ -196,12 +196,12 @@ fn volumes(store: &Store) -> Result<Usage, Failure> {
     }
     let mut usage = Usage::default();
     for entry in fs::read_dir(store.volumes()).into_iter().flatten().flatten() {
-        let bytes = tree_bytes(&entry.path().join("_data"));
-        let active = used.contains(&*entry.file_name().to_string_lossy());
-        usage.total += 1;
-        usage.active += usize::from(active);
-        usage.bytes += bytes;
-        usage.reclaimable += if active { 0 } else { bytes };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.starts_with('.') {
+            // Being made, or removed.
+            continue;
+        }
+        usage.add(volume_bytes(store, &name), used.contains(&name));
     }
     Ok(usage)
 }

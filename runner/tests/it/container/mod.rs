@@ -2,6 +2,7 @@
 //! holes of other runtimes. Needs root, and the static shell of the package `busybox-static`.
 
 mod answers;
+mod bounds;
 mod cve;
 mod flags;
 mod host;

@@ -1,5 +1,6 @@
 //! Images, from the registry to the tree that a container sees. Needs root and overlayfs.
 
+mod bounds;
 mod host;
 mod island;
 mod network;
