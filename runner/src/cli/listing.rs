@@ -53,7 +53,7 @@ impl Listing {
             },
         };
         let template = template.replace("\\t", "\t").replace("\\n", "\n");
-        let wrong = |why: String| Failure::new(format!("--format {template:?}: {why}"));
+        let wrong = |why: String| Failure::new(format!("--format {template:?}: {why}")).exits(1);
         let parsed = Template::parse(&template).map_err(wrong)?;
         let mut lines = Vec::with_capacity(rows.len() + 1);
         if table {
@@ -145,7 +145,7 @@ pub(crate) fn print_inspected(values: &[Value], format: Option<&str>) -> Result<
             print(&(text + "\n"))
         }
         Some(format) => {
-            let wrong = |why: String| Failure::new(format!("--format {format:?}: {why}"));
+            let wrong = |why: String| Failure::new(format!("--format {format:?}: {why}")).exits(1);
             let template = Template::parse(format).map_err(wrong)?;
             for value in values {
                 print(&(template.render(value).map_err(wrong)? + "\n"))?;

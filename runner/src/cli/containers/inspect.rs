@@ -321,9 +321,9 @@ fn host_config(record: &Record) -> Value {
         "Privileged": is_privileged(record),
         "ReadonlyRootfs": record.spec.root().as_ref().is_some_and(|r| r.readonly() == Some(true)),
         "SecurityOpt": security_options(record),
-        "Init": record.init,
+        "Init": record.init.then_some(true),
         "ShmSize": shm_size(record),
-        "Sysctls": linux.sysctl(),
+        "Sysctls": sysctls(&linux),
         "MaskedPaths": linux.masked_paths(),
         "ReadonlyPaths": linux.readonly_paths(),
     });
@@ -349,6 +349,19 @@ fn tmpfs(record: &Record) -> Value {
     let all = all.map(|(_, mount)| (mount.destination().display().to_string(), options(mount)));
     let all: std::collections::BTreeMap<String, String> = all.collect();
     json!((!all.is_empty()).then_some(all))
+}
+
+/// The settings that were asked for, without those that every network of its own gets.
+fn sysctls(linux: &oci_spec::runtime::Linux) -> Option<std::collections::BTreeMap<&str, &str>> {
+    const USUAL: [(&str, &str); 2] = [
+        ("net.ipv4.ip_unprivileged_port_start", "0"),
+        ("net.ipv4.ping_group_range", "0 2147483647"),
+    ];
+    let all = linux.sysctl().iter().flatten();
+    let asked = all.map(|(name, value)| (name.as_str(), value.as_str()));
+    let asked: std::collections::BTreeMap<_, _> =
+        asked.filter(|pair| !USUAL.contains(pair)).collect();
+    (!asked.is_empty()).then_some(asked)
 }
 
 /// Capabilities and devices in `HostConfig`.

@@ -97,11 +97,14 @@ fn compare(name: &str, arguments: &[Value]) -> Result<bool, Error> {
     })
 }
 
-/// Values of different kinds cannot be compared: a script that asks for `eq .ExitCode "0"` should
-/// not be told that it is not so. Nothing equals nothing only.
+/// Values of different kinds cannot be compared, but for a number and a text: `eq .ExitCode "0"` is
+/// what it looks like, as with Docker, which tries such a template on its JSON's own digits. Nothing
+/// equals nothing only.
 fn equal(a: &Value, b: &Value) -> Result<bool, Error> {
     match (a, b) {
         (Value::Null, _) | (_, Value::Null) => Ok(a.is_null() && b.is_null()),
+        (Value::Number(number), Value::String(text))
+        | (Value::String(text), Value::Number(number)) => Ok(number.to_string() == *text),
         (Value::Bool(_), Value::Bool(_))
         | (Value::Number(_), Value::Number(_))
         | (Value::String(_), Value::String(_)) => Ok(a == b),
@@ -254,6 +257,8 @@ mod tests {
             ("urlquery", json!(["a b/ä"]), json!("a+b%2F%C3%A4")),
             ("eq", json!([1, 2, 1]), json!(true)),
             ("eq", json!([null, "x"]), json!(false)),
+            ("eq", json!([0, "0"]), json!(true)),
+            ("ne", json!(["1", 0]), json!(true)),
             ("lt", json!(["a", "b"]), json!(true)),
             ("ge", json!([2, 1.5]), json!(true)),
             ("index", json!([{"a": {}}, "b"]), json!(null)),
@@ -265,7 +270,7 @@ mod tests {
             assert_eq!(call(name, arguments).as_ref(), Ok(&want), "{name} {arguments:?}");
         }
         for (name, arguments) in [
-            ("eq", json!([0, "0"])),
+            ("eq", json!([true, "true"])),
             ("eq", json!([0])),
             ("ne", json!([[], []])),
             ("lt", json!([1, "2"])),

@@ -72,7 +72,7 @@ const MAPS: [&str; 11] = [
 ];
 
 /// Fields that are lists: where there is none JSON has `null`, and Docker's templates an empty one.
-const LISTS: [&str; 24] = [
+const LISTS: [&str; 25] = [
     "Aliases",
     "Args",
     "Binds",
@@ -95,6 +95,7 @@ const LISTS: [&str; 24] = [
     "Links",
     "OnBuild",
     "SecurityOpt",
+    "Shell",
     "Ulimits",
     "VolumesFrom",
 ];
@@ -491,7 +492,7 @@ mod tests {
             "{{.Nothing}}",
             "{{.Config.Nothing}}",
             "{{.Config.Cmd.Nothing}}",
-            "{{eq .Size \"12\"}}",
+            "{{eq .On \"true\"}}",
             "{{lt .Id 3}}",
             "{{index .Tags 2}}",
             "{{index .Tags \"a\"}}",

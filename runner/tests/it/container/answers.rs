@@ -456,6 +456,8 @@ fn everything_is_told_under_dockers_keys() {
         ("{{if .State.Health}}{{.State.Health.Status}}{{else}}none{{end}}", "none"),
         ("{{.State.Status}} {{.State.Running}} {{.State.ExitCode}}", "running true 0"),
         ("{{if eq .State.Status \"running\"}}up{{end}}", "up"),
+        ("{{if eq .State.ExitCode \"0\"}}well{{end}}", "well"),
+        ("{{.HostConfig.Sysctls}} {{.HostConfig.Init}} {{.Config.Shell}}", "map[] <nil> []"),
         ("{{.HostConfig.RestartPolicy.Name}} {{.RestartCount}}", "no 0"),
         ("{{index .Config.Labels \"com.example\"}}|", "|"),
         ("{{.Name}} {{slice .Name 1}} {{upper .Name}}", "/box box /BOX"),
@@ -474,9 +476,9 @@ fn everything_is_told_under_dockers_keys() {
     }
     let merged = host.ok(&["inspect", "-f", "{{.GraphDriver.Data.MergedDir}}", "box"]);
     assert!(std::path::Path::new(merged.trim()).join("bin/busybox").is_file(), "{merged}");
-    for template in ["{{.Nope}}", "{{if eq .State.ExitCode \"0\"}}x{{end}}", "{{nope .Id}}", "{{"] {
+    for template in ["{{.Nope}}", "{{if eq .State.Running \"x\"}}x{{end}}", "{{nope .Id}}", "{{"] {
         let told = host.rrun(&["inspect", "-f", template, "box"]);
-        assert!(told.code != 0 && told.out.trim().is_empty(), "{template}: {told:?}");
+        assert!(told.code == 1 && told.out.trim().is_empty(), "{template}: {told:?}");
     }
     let image =
         host.ok(&["inspect", "-f", "{{.Config.ExposedPorts}} {{.Config.User}}", host.image()]);
