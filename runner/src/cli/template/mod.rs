@@ -336,8 +336,9 @@ impl State<'_> {
             Term::Field(path) => self.walk(dot, path),
             Term::Variable(name, path) => {
                 let known = self.variables.iter().rev().find(|(known, _)| known == name);
-                let value = known.map(|(_, value)| value.clone());
-                self.walk(&value.ok_or_else(|| format!("{name} is not set"))?, path)
+                // By reference: `$` is everything, and stands in a loop over a list of an image's.
+                let (_, value) = known.ok_or_else(|| format!("{name} is not set"))?;
+                self.walk(value, path)
             }
             Term::Nested(pipe, path) => {
                 let value = self.pipe(pipe, dot)?;
