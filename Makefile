@@ -13,7 +13,7 @@ demo bench dist: export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/dist
 # A registry that can be told to leave a step out: what is known to be bad must be noticed.
 export ROADSTEAD_FAILPOINTS_BIN := $(TARGET_DIR)/debug/registry
 
-.PHONY: help build dist chart demo check test debug install bench torture fuzz
+.PHONY: help build dist image chart static demo check test debug install bench torture fuzz
 
 help:                ## List these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -23,6 +23,13 @@ build:               ## Build both programs into target/release, quickly: what t
 
 dist:                ## Build both programs as people get them, into target/dist
 	$(CARGO) build --locked --profile dist -p registry -p runner
+
+image: debug         ## Write the registry's image into target/image, for every platform that this host builds for
+	$(TARGET_DIR)/debug/conformance image $(TARGET_DIR)/image
+
+# The image's binary as the tests have it: static, and built quickly.
+static: debug
+	$(TARGET_DIR)/debug/conformance image $(TARGET_DIR)/image-release --profile release --host-only
 
 chart: debug         ## Pack the chart into target/chart
 	$(TARGET_DIR)/debug/conformance chart $(TARGET_DIR)/chart
@@ -55,11 +62,13 @@ BLACK_BOX := $(filter-out main,$(basename $(notdir $(wildcard conformance/tests/
 BUDGET_registry_differential := 90
 BUDGET     = $(or $(BUDGET_$(1)),60)
 BUDGET_deploy_chart := 120
+BUDGET_deploy_image := 90
 
 test: install        ## Everything, through the wire and the kernel (root; installs what it needs)
 	@rm -f $(SUITES)
 	$(call suite,check,600,$(MAKE) check)
 	$(call suite,build,600,$(MAKE) build)
+	$(call suite,static,600,$(MAKE) static)
 	$(call suite,registry,240,$(call it,registry) --skip crash:: --skip syncs:: --skip soak:: --skip faults::)
 	$(call suite,registry-crash,240,$(call it,registry) --test-threads=1 crash:: syncs:: soak::)
 	$(call suite,registry-faults,120,$(call it,registry) faults::)

@@ -99,9 +99,17 @@ pub fn build(program: &str, platform: Platform, profile: &str) -> Result<PathBuf
     }
     let status = command.status().context("run cargo")?;
     ensure!(status.success(), "cargo build of {program} for {triple}: {status}");
-    let binary = target.join(triple).join(profile).join(program);
+    let binary = path(program, platform, profile)?;
     ensure_static(&binary)?;
     Ok(binary)
+}
+
+/// Where [`build`] puts it.
+///
+/// # Errors
+/// When the target directory cannot be made.
+pub fn path(program: &str, platform: Platform, profile: &str) -> Result<PathBuf> {
+    Ok(target_dir()?.join(platform.triple()).join(profile).join(program))
 }
 
 fn package(program: &str) -> &str {

@@ -4,7 +4,10 @@
 #[path = "../../../runner/tests/it/corpus/mod.rs"]
 mod corpus;
 mod deploy_chart;
+mod deploy_docs;
+mod deploy_image;
 mod deploy_metrics;
+mod deploy_proxies;
 mod docker_table;
 mod official;
 mod registry_clients;
