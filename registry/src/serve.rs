@@ -86,7 +86,8 @@ impl Sockets {
 
 /// [`start`], on these sockets, and on new ones for those that are not there.
 fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
+    warn_of_descriptors(descriptors, config.limits.connections);
     let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     // The directory's lock before the port: while another process holds it, clients must be refused
     // at once instead of waiting in the queue of a port that nobody answers on.
@@ -324,8 +325,9 @@ async fn purge_forever(state: &State, purge: Purge) {
     }
 }
 
-/// Every connection, upload and download is a descriptor; the default soft limit is 1024.
-fn raise_descriptor_limit() {
+/// Every connection, upload and download is a descriptor; the default soft limit is 1024. Gives the
+/// limit that holds now, if there is one.
+fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -333,5 +335,23 @@ fn raise_descriptor_limit() {
         if let Err(error) = setrlimit(Resource::Nofile, raised) {
             tracing::debug!(%error, "the limit of open files stays as it is");
         }
+    }
+    getrlimit(Resource::Nofile).current
+}
+
+/// Descriptors beside those of connections: the records and their readers, listeners, runtimes.
+const OWN_DESCRIPTORS: u64 = 200;
+
+fn warn_of_descriptors(limit: Option<u64>, connections: usize) {
+    // Each connection may have the file of its blob or its upload open.
+    let needed = 2 * connections as u64 + OWN_DESCRIPTORS;
+    if let Some(limit) = limit.filter(|limit| *limit < needed) {
+        tracing::warn!(
+            limit,
+            needed,
+            "the limit of open files is too low for limits.connections: raise it (ulimit -Hn, \
+             LimitNOFILE=, --ulimit nofile=), or lower limits.connections to {}",
+            limit.saturating_sub(OWN_DESCRIPTORS) / 2
+        );
     }
 }

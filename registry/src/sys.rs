@@ -1,7 +1,7 @@
 //! The system calls that no safe wrapper in our dependencies covers. All `unsafe` of this crate.
 #![allow(
     unsafe_code,
-    reason = "four system calls without a safe wrapper; each call states why it holds"
+    reason = "the system calls without a safe wrapper; each call states why it holds"
 )]
 
 use std::io;
@@ -40,6 +40,24 @@ pub(crate) fn set_low_water(socket: impl AsFd, bytes: u64) -> io::Result<()> {
     let code = unsafe {
         let value = (&raw const bytes).cast();
         libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT, value, length)
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has `socket` take no more bytes while so many wait to be sent. Source: tcp(7),
+/// `TCP_NOTSENT_LOWAT`.
+///
+/// # Errors
+/// When `socket` is none of TCP.
+pub(crate) fn set_unsent_limit(socket: impl AsFd, bytes: u64) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: TCP_NOTSENT_LOWAT reads `length` bytes, one int, through the pointer, which points to
+    // a live int; `fd` is open because it is borrowed from `socket` until the call returns.
+    let code = unsafe {
+        let value = (&raw const bytes).cast();
+        libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, value, length)
     };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

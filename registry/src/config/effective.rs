@@ -90,9 +90,12 @@ fn file(config: &Config) -> File {
         scrub: Scrub { rate: Some(size(scrub.rate)), interval: Some(duration(scrub.interval)) },
         limits: Limits {
             head: Some(duration(limits.head)),
+            body: Some(duration(limits.body)),
             idle: Some(duration(limits.idle)),
             write: Some(duration(limits.write)),
+            disconnect: Some(duration(limits.disconnect)),
             connections: Some(limits.connections),
+            manifests: Some(size(http.manifests_bytes as u64)),
         },
         ..File::default()
     }

@@ -325,9 +325,15 @@ pub(super) struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub disconnect: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub connections: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Value>,
 }

@@ -72,6 +72,7 @@ impl Default for Config {
                 debug: None,
                 catalog_max: 1000,
                 tags_max: 10_000,
+                manifests_bytes: 64 << 20,
             },
             tls: None,
             limits,
@@ -313,6 +314,9 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
         config.store.wait_for_lock = drain;
     }
     limits(file, &mut config.limits)?;
+    if let Some(bytes) = size("limits.manifests", file.limits.manifests.as_ref())? {
+        config.http.manifests_bytes = manifests(bytes)?;
+    }
     config.policy.delete_enabled = file.storage.delete.enabled.unwrap_or(!distribution);
     config.policy.read_only = file.storage.maintenance.readonly.enabled.unwrap_or(false);
     config.policy.missing = missing(file)?;
@@ -443,6 +447,8 @@ fn host(text: &str) -> Result<String, ConfigError> {
 fn limits(file: &File, limits: &mut Limits) -> Result<(), ConfigError> {
     for (key, value, target) in [
         ("limits.head", &file.limits.head, &mut limits.head),
+        ("limits.body", &file.limits.body, &mut limits.body),
+        ("limits.disconnect", &file.limits.disconnect, &mut limits.disconnect),
         ("limits.idle", &file.limits.idle, &mut limits.idle),
         ("limits.write", &file.limits.write, &mut limits.write),
     ] {
@@ -463,6 +469,15 @@ fn limits(file: &File, limits: &mut Limits) -> Result<(), ConfigError> {
         limits.connections = connections;
     }
     Ok(())
+}
+
+fn manifests(bytes: u64) -> Result<usize, ConfigError> {
+    usize::try_from(bytes).ok().filter(|bytes| *bytes >= 16 << 20).ok_or_else(|| {
+        ConfigError::Value {
+            key: "limits.manifests",
+            what: "must be at least 16MiB, so that the largest manifest can be sent".to_owned(),
+        }
+    })
 }
 
 fn missing(file: &File) -> Result<Missing, ConfigError> {

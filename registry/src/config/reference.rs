@@ -105,7 +105,7 @@ catalog: {maxentries: 7}
 tags: {maxtags: 8}
 gc: {grace: 1h1s, reviewdelay: 0, interval: 100ms, pace: 0}
 scrub: {rate: 0, interval: 90m}
-limits: {head: 1, idle: 2, write: 3, connections: 4}
+limits: {head: 1, body: 5, idle: 2, write: 3, disconnect: 6, connections: 4, manifests: 64MiB}
 ";
     for yaml in ["", "version: 0.1", odd] {
         let printed = effective(yaml);

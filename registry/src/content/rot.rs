@@ -34,6 +34,11 @@ impl Content {
         self.with_rotten(digest, size, false).await
     }
 
+    /// Deals with a blob whose file ended at `offset` while it was being sent.
+    pub(crate) async fn meet_end(&self, repo: &RepoName, digest: &Digest, size: u64, offset: u64) {
+        self.meet_rot(repo, digest, size, Rotten::Length(offset)).await;
+    }
+
     /// Deals with a blob whose file a pull found missing or of another length: from here on HEAD
     /// says 404 as well, or clients would skip the push that heals it. False: it is sound, or gone,
     /// by now.

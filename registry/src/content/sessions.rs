@@ -490,8 +490,9 @@ mod tests {
                 let id = writer.id();
                 drop(writer);
                 let writer = content.resume_upload(&repo, id).await?;
-                let body = futures_util::stream::iter([Ok::<_, std::io::Error>("abc".into())]);
-                let writer = content.receive(writer, None, body).await?;
+                let body = Arc::new(Mutex::new(&b"abc"[..]));
+                let ready = async |_| Ok::<_, std::io::Error>(());
+                let writer = content.receive(writer, None, body, ready).await?;
                 content.finish_upload(writer, &Digest::sha256(b"abc")).await?;
                 anyhow::Ok(())
             };

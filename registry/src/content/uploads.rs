@@ -5,18 +5,12 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
 use shared::Digest;
 
 use super::sessions::Outcome;
 use super::{Content, ContentError, Writer, blocking, slow};
 use crate::failpoint::fail_point;
 use crate::store::{Block, Disk, Session, StoreError, timed};
-
-/// Bytes handed to the pool at once: large enough that the hop costs little, small enough that
-/// many uploads at once stay small (two of these each).
-const BATCH_BYTES: usize = 256 << 10;
 
 /// Bytes that one body may keep a thread of the pool for, while others wait for one.
 const TURN_BYTES: u64 = 4 << 20;
@@ -27,9 +21,6 @@ const HOLD_BYTES: u64 = 64 << 10;
 
 /// How long they are held.
 const HOLD: Duration = Duration::from_millis(100);
-
-/// Pieces in a batch at most. Source: writev(2), IOV_MAX.
-const BATCH_PIECES: usize = 1024;
 
 /// Why a body did not arrive whole.
 #[derive(Debug, thiserror::Error)]
@@ -66,61 +57,14 @@ pub enum FinishError {
 impl Content {
     /// Appends a body to an upload: durable only once [`Content::finish_upload`] has answered.
     ///
-    /// `length`, where the request gave one, is what the body must have. While one batch is hashed
-    /// and written, the next one arrives.
+    /// `length`, where the request gave one, is what the body must have. It is read on the pool,
+    /// without waiting, once `ready` has been waited for, which is told the number of bytes that were
+    /// read since its last call. Bytes stay where they are read: hashed and written on one thread,
+    /// from one block.
     ///
     /// # Errors
     /// See [`ReceiveError`]; except for a full disk and a broken one, the writer stays usable.
-    pub async fn receive<E>(
-        &self,
-        mut writer: Writer,
-        length: Option<u64>,
-        body: impl Stream<Item = Result<Bytes, E>>,
-    ) -> Result<Writer, ReceiveError<E>> {
-        let start = writer.checkpoint();
-        writer.expect(length);
-        let mut body = pin!(body);
-        let mut received: u64 = 0;
-        let mut writing = Writing::Idle(writer);
-        loop {
-            let (batch, rest) = next_batch(&mut body).await;
-            received += batch.iter().map(|piece| piece.len() as u64).sum::<u64>();
-            let mut writer = writing.done().await?;
-            if writer.cancelled() {
-                return Err(ReceiveError::Cancelled);
-            }
-            if length.is_some_and(|length| received > length) {
-                rewind(writer, start).await?;
-                return Err(ReceiveError::TooLong);
-            }
-            match rest {
-                Rest::More => writing = Writing::start(writer, batch),
-                Rest::Broken(error) => {
-                    Writing::start(writer, batch).done().await?;
-                    return Err(ReceiveError::Body(error));
-                }
-                Rest::Nothing => {
-                    if length.is_some_and(|length| received < length) {
-                        rewind(writer, start).await?;
-                        return Err(ReceiveError::TooShort);
-                    }
-                    if !batch.is_empty() {
-                        writer = Writing::start(writer, batch).done().await?;
-                    }
-                    return Ok(writer);
-                }
-            }
-        }
-    }
-
-    /// The same for a body that can be read without waiting wherever one is, once `ready` has been
-    /// waited for. `ready` is told the number of bytes that were read since its last call.
-    ///
-    /// Bytes stay where they are read: hashed and written on one thread, from one block.
-    ///
-    /// # Errors
-    /// See [`Content::receive`].
-    pub async fn receive_direct<E: From<io::Error>>(
+    pub async fn receive<E: From<io::Error>>(
         &self,
         mut writer: Writer,
         length: Option<u64>,
@@ -325,62 +269,6 @@ fn fill(reader: &mut impl Read, block: &mut Block) -> (u64, Option<Then>) {
         }
     }
     (filled, None)
-}
-
-/// What comes after a batch.
-enum Rest<E> {
-    More,
-    Nothing,
-    Broken(E),
-}
-
-/// Collects pieces up to a batch.
-async fn next_batch<E>(
-    body: &mut std::pin::Pin<&mut impl Stream<Item = Result<Bytes, E>>>,
-) -> (Vec<Bytes>, Rest<E>) {
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    while bytes < BATCH_BYTES && batch.len() < BATCH_PIECES {
-        match body.next().await {
-            Some(Ok(piece)) => {
-                bytes += piece.len();
-                batch.push(piece);
-            }
-            Some(Err(error)) => return (batch, Rest::Broken(error)),
-            None => return (batch, Rest::Nothing),
-        }
-    }
-    (batch, Rest::More)
-}
-
-/// A writer, at work on the pool or not.
-enum Writing {
-    Idle(Writer),
-    Busy(tokio::task::JoinHandle<Result<Writer, StoreError>>),
-}
-
-impl Writing {
-    fn start(writer: Writer, batch: Vec<Bytes>) -> Self {
-        Self::Busy(tokio::task::spawn_blocking(move || {
-            let mut writer = writer;
-            let append = |disk: &Disk, session: &mut Session| {
-                timed(&disk.timings().writer, || session.append(disk, &batch))
-            };
-            match writer.with(append) {
-                Ok(()) => Ok(writer),
-                Err(error) => {
-                    give_up(writer);
-                    Err(error)
-                }
-            }
-        }))
-    }
-
-    async fn done(self) -> Result<Writer, ContentError> {
-        match self {
-            Self::Idle(writer) => Ok(writer),
-            Self::Busy(work) => Ok(work.await.map_err(|_| ContentError::Task)??),
-        }
-    }
 }
 
 async fn rewind(writer: Writer, to: crate::store::Checkpoint) -> Result<(), ContentError> {

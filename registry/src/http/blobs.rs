@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::HttpResponseBuilder;
@@ -14,11 +15,10 @@ use shared::{Digest, RepoName};
 use uuid::Uuid;
 
 use super::Call;
-use super::body::{Body, Pieces};
+use super::body::{Body, FilePart, Part};
 use super::error::ApiError;
 use super::range::Wanted;
 use super::respond::{CONTENT_DIGEST, Finish as _, Reply, digest_value, reply};
-use super::send::FileBody;
 use crate::content::{DeleteError, OpenBlob};
 
 /// Up to here a blob in memory is read at once: two system calls are then dearer than a copy.
@@ -40,10 +40,10 @@ pub(super) async fn get(call: &Call, repo: &RepoName, digest: &str) -> Result<Re
         return Ok(not_modified_reply(&digest));
     }
     match wanted(call, &digest, size) {
-        Wanted::All => Ok(whole_or_part(call, &digest, open, None)),
+        Wanted::All => Ok(whole_or_part(call, repo, &digest, open, None)),
         Wanted::Parts(parts) => match parts[..] {
-            [part] => Ok(whole_or_part(call, &digest, open, Some(part))),
-            _ => Ok(several(call, &digest, open, &parts)),
+            [part] => Ok(whole_or_part(call, repo, &digest, open, Some(part))),
+            _ => Ok(several(call, repo, &digest, open, &parts)),
         },
         Wanted::Unsatisfiable => Err(unsatisfiable(size)),
     }
@@ -59,7 +59,13 @@ fn with_bytes(status: StatusCode, digest: &Digest) -> HttpResponseBuilder {
     builder
 }
 
-fn whole_or_part(call: &Call, digest: &Digest, open: OpenBlob, part: Option<(u64, u64)>) -> Reply {
+fn whole_or_part(
+    call: &Call,
+    repo: &RepoName,
+    digest: &Digest,
+    open: OpenBlob,
+    part: Option<(u64, u64)>,
+) -> Reply {
     let size = open.blob.size();
     let (mut builder, first, length) = match part {
         None => (with_bytes(StatusCode::OK, digest), 0, size),
@@ -79,31 +85,47 @@ fn whole_or_part(call: &Call, digest: &Digest, open: OpenBlob, part: Option<(u64
     {
         return builder.message_body_or_500(Body::from(bytes)).into();
     }
-    builder.no_chunking(length);
-    let body = FileBody::new(Arc::new(open.file), first, length, call.slot.clone());
-    builder.message_body_or_500(Body::file(body, length)).into()
+    let short = short(call, repo, digest, size);
+    let part = FilePart::new(Arc::new(open.file), first, length, short);
+    builder.message_body_or_500(Body::parts(vec![Part::File(part)])).into()
+}
+
+/// What becomes of a blob whose file ends while it is sent.
+fn short(call: &Call, repo: &RepoName, digest: &Digest, size: u64) -> Rc<dyn Fn(u64)> {
+    let (content, repo, digest) = (call.content().clone(), repo.clone(), digest.clone());
+    Rc::new(move |offset| {
+        let (content, repo, digest) = (content.clone(), repo.clone(), digest.clone());
+        actix_rt::spawn(async move { content.meet_end(&repo, &digest, size, offset).await });
+    })
 }
 
 /// Several parts in one answer. Source: RFC 9110 §14.6.
-fn several(call: &Call, digest: &Digest, open: OpenBlob, parts: &[(u64, u64)]) -> Reply {
+fn several(
+    call: &Call,
+    repo: &RepoName,
+    digest: &Digest,
+    open: OpenBlob,
+    ranges: &[(u64, u64)],
+) -> Reply {
     let (size, file) = (open.blob.size(), Arc::new(open.file));
     // Nobody knows it before the answer: no blob can be made to hold it.
     let boundary = Uuid::new_v4().simple().to_string();
-    let mut pieces = Pieces::default();
-    for (first, last) in parts {
-        pieces.text(format!(
+    let short = short(call, repo, digest, size);
+    let mut parts = Vec::with_capacity(2 * ranges.len() + 1);
+    for (first, last) in ranges {
+        let before = format!(
             "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\
              Content-Range: bytes {first}-{last}/{size}\r\n\r\n"
-        ));
-        let length = last - first + 1;
-        pieces.file(FileBody::new(Arc::clone(&file), *first, length, call.slot.clone()), length);
+        );
+        let (file, length) = (Arc::clone(&file), last - first + 1);
+        let file = FilePart::new(file, *first, length, Rc::clone(&short));
+        parts.extend([Part::Bytes(before.into()), Part::File(file)]);
     }
-    pieces.text(format!("\r\n--{boundary}--\r\n"));
+    parts.push(Part::Bytes(format!("\r\n--{boundary}--\r\n").into()));
     let mut builder = with_bytes(StatusCode::PARTIAL_CONTENT, digest);
     let kind = format!("multipart/byteranges; boundary={boundary}");
     builder.insert_header((header::CONTENT_TYPE, kind));
-    builder.no_chunking(pieces.length());
-    builder.message_body_or_500(Body::pieces(pieces)).into()
+    builder.message_body_or_500(Body::parts(parts)).into()
 }
 
 fn head_reply(call: &Call, digest: &Digest, size: u64) -> Reply {

@@ -1,186 +1,136 @@
 //! The one body type of this server's answers.
 
-use std::collections::VecDeque;
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
 
-use super::send::FileBody;
 use crate::observe::Exchange;
 
 /// What an answer carries. Its exchange ends when it is dropped, which is when the answer was sent
 /// or given up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Body {
-    kind: Kind,
+    /// Sent one after the other.
+    parts: Vec<Part>,
+    /// Bytes that the answer announces.
+    length: u64,
+    /// Bytes that were sent.
+    pub(super) sent: u64,
     exchange: Option<Box<Exchange>>,
 }
 
 #[derive(Debug)]
-enum Kind {
+pub(crate) enum Part {
     Bytes(Bytes),
-    /// The answer to a HEAD: a length and no bytes. (`HttpResponse::finish` would announce 0.)
-    Head(u64),
-    File {
-        body: FileBody,
-        length: u64,
-    },
-    Pieces(Pieces),
+    File(FilePart),
 }
 
-/// Texts and parts of files, one behind the other.
-#[derive(Debug, Default)]
-pub(crate) struct Pieces {
-    waiting: VecDeque<Piece>,
-    length: u64,
-    sent: u64,
+/// Bytes of a file, which has that many.
+pub(crate) struct FilePart {
+    pub(crate) file: Arc<File>,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    short: Rc<dyn Fn(u64)>,
 }
 
-#[derive(Debug)]
-enum Piece {
-    Text(Bytes),
-    File { body: FileBody, length: u64 },
+impl FilePart {
+    /// `length` bytes of `file` from `offset`. `short` is called if the file ends before them after
+    /// all, with the place where it does.
+    pub(crate) fn new(file: Arc<File>, offset: u64, length: u64, short: Rc<dyn Fn(u64)>) -> Self {
+        Self { file, offset, length, short }
+    }
+
+    /// Tells that the file has ended at `offset`.
+    pub(crate) fn tell_short(&self, offset: u64) {
+        (self.short)(offset);
+    }
 }
 
-impl Pieces {
-    pub(crate) fn text(&mut self, text: String) {
-        self.length += text.len() as u64;
-        self.waiting.push_back(Piece::Text(text.into()));
+impl std::fmt::Debug for FilePart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FilePart")
+            .field("file", &self.file)
+            .field("offset", &self.offset)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
     }
+}
 
-    pub(crate) fn file(&mut self, body: FileBody, length: u64) {
-        self.length += length;
-        self.waiting.push_back(Piece::File { body, length });
-    }
-
-    /// Bytes in all.
-    pub(crate) fn length(&self) -> u64 {
-        self.length
-    }
-
-    fn sent(&self) -> u64 {
-        let begun = self.waiting.front().map_or(0, |piece| match piece {
-            Piece::Text(_) => 0,
-            Piece::File { body, length } => body.sent(*length),
-        });
-        self.sent + begun
-    }
-
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, io::Error>>> {
-        loop {
-            match self.waiting.front_mut() {
-                None => return Poll::Ready(None),
-                Some(Piece::Text(text)) => {
-                    let text = std::mem::take(text);
-                    self.sent += text.len() as u64;
-                    self.waiting.pop_front();
-                    return Poll::Ready(Some(Ok(text)));
-                }
-                Some(Piece::File { body, length }) => match ready!(Pin::new(body).poll_next(cx)) {
-                    None => {
-                        self.sent += *length;
-                        self.waiting.pop_front();
-                    }
-                    some => return Poll::Ready(some),
-                },
-            }
+impl Part {
+    fn length(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::File(part) => part.length,
         }
     }
 }
 
 impl Body {
     pub(crate) fn empty() -> Self {
-        Self::from(Bytes::new())
+        Self::default()
     }
 
+    /// The answer to a HEAD: a length and no bytes.
     pub(crate) fn head(length: u64) -> Self {
-        Self { kind: Kind::Head(length), exchange: None }
+        let mut body = Self::default();
+        body.length = length;
+        body
     }
 
-    /// The answer must carry `length` as its `Content-Length`.
-    pub(crate) fn file(body: FileBody, length: u64) -> Self {
-        Self { kind: Kind::File { body, length }, exchange: None }
-    }
-
-    /// The answer must carry their length as its `Content-Length`.
-    pub(crate) fn pieces(pieces: Pieces) -> Self {
-        Self { kind: Kind::Pieces(pieces), exchange: None }
-    }
-
-    /// The same as the answer to a HEAD.
-    pub(crate) fn without_bytes(mut self) -> Self {
-        self.kind = match self.kind {
-            Kind::Bytes(ref bytes) => Kind::Head(bytes.len() as u64),
-            Kind::Head(length) | Kind::File { length, .. } => Kind::Head(length),
-            Kind::Pieces(ref pieces) => Kind::Head(pieces.length()),
-        };
-        self
+    /// Several parts, in this order.
+    pub(crate) fn parts(parts: Vec<Part>) -> Self {
+        let length = parts.iter().map(Part::length).sum();
+        let mut body = Self::head(length);
+        body.parts = parts;
+        body
     }
 
     pub(crate) fn logged(mut self, exchange: Box<Exchange>) -> Self {
         self.exchange = Some(exchange);
         self
     }
+
+    /// Bytes that the answer announces.
+    pub(crate) fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The whole body, if it is in memory and has up to `most` bytes.
+    pub(crate) fn take_joined(&mut self, most: usize) -> Option<Bytes> {
+        let bytes = match self.parts.as_slice() {
+            [Part::Bytes(bytes)] if bytes.len() <= most => bytes.clone(),
+            _ => return None,
+        };
+        self.parts.clear();
+        Some(bytes)
+    }
+
+    pub(crate) fn take_parts(&mut self) -> Vec<Part> {
+        std::mem::take(&mut self.parts)
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(exchange) = &mut self.exchange {
+            exchange.sent = self.sent;
+        }
+    }
 }
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self { kind: Kind::Bytes(bytes), exchange: None }
+        match bytes.len() {
+            0 => Self::empty(),
+            _ => Self::parts(vec![Part::Bytes(bytes)]),
+        }
     }
 }
 
 impl From<String> for Body {
     fn from(text: String) -> Self {
         Bytes::from(text).into()
-    }
-}
-
-impl MessageBody for Body {
-    type Error = io::Error;
-
-    fn size(&self) -> BodySize {
-        match &self.kind {
-            Kind::Bytes(bytes) => BodySize::Sized(bytes.len() as u64),
-            Kind::Head(length) => BodySize::Sized(*length),
-            Kind::File { .. } | Kind::Pieces(_) => BodySize::Stream,
-        }
-    }
-
-    fn poll_next(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, io::Error>>> {
-        let this = self.get_mut();
-        match &mut this.kind {
-            Kind::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Kind::Bytes(bytes) => {
-                let bytes = std::mem::take(bytes);
-                if let Some(exchange) = &mut this.exchange {
-                    exchange.sent = bytes.len() as u64;
-                }
-                Poll::Ready(Some(Ok(bytes)))
-            }
-            Kind::Head(_) => Poll::Ready(None),
-            Kind::File { body, .. } => Pin::new(body).poll_next(cx),
-            Kind::Pieces(pieces) => pieces.poll_next(cx),
-        }
-    }
-
-    fn try_into_bytes(self) -> Result<Bytes, Self> {
-        Err(self)
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        let Some(exchange) = &mut self.exchange else { return };
-        match &self.kind {
-            Kind::File { body, length } => exchange.sent = body.sent(*length),
-            Kind::Pieces(pieces) => exchange.sent = pieces.sent(),
-            Kind::Bytes(_) | Kind::Head(_) => {}
-        }
     }
 }

@@ -4,7 +4,7 @@ use super::paging::{encode, page_size, query_values};
 use super::range::{Wanted, parse_content_range};
 use super::route::{Route, repo_name};
 
-pub(crate) use super::receive::edge::{read_chunks, read_connection, read_head};
+pub(crate) use super::connection::edge::{read_chunks, read_connection, read_head};
 
 pub(crate) fn read_path(text: &str) {
     let route = Route::parse(text);

@@ -185,6 +185,16 @@ impl ApiError {
             .with_header(header::RETRY_AFTER, HeaderValue::from_static("30"))
     }
 
+    /// Clients that take their manifests slowly hold as much memory as they may.
+    pub(crate) fn too_many_manifests() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            ErrorCode::TooManyRequests,
+            "the registry is sending as many long manifests as it may (limits.manifests): try again",
+        )
+        .with_header(header::RETRY_AFTER, HeaderValue::from_static("5"))
+    }
+
     /// The cause goes to the log, never to the client: it may name paths.
     pub(crate) fn internal() -> Self {
         Self::new(

@@ -28,7 +28,9 @@ pub(super) async fn get(call: &Call, repo: &RepoName, text: &str) -> Result<Repl
     let body = if call.req.method() == Method::HEAD {
         Body::head(manifest.bytes.len() as u64)
     } else {
-        Body::from(manifest.bytes.clone())
+        let bytes =
+            call.state.manifests.share(&manifest).ok_or_else(ApiError::too_many_manifests)?;
+        Body::from(bytes)
     };
     // What the client accepts is not looked at: another manifest would have another digest.
     Ok(reply(StatusCode::OK)

@@ -4,46 +4,43 @@
 mod base;
 mod blobs;
 mod body;
+mod connection;
 pub(crate) mod edge;
 mod error;
+mod in_flight;
 mod incoming;
 mod manifests;
 mod paging;
 mod range;
-mod receive;
 mod referrers;
 mod respond;
 mod route;
-mod send;
 mod server;
-mod socket;
 mod tags;
 mod uploads;
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use actix_web::dev::Payload;
+use actix_http::{HttpMessage as _, Request};
+use actix_web::HttpResponse;
 use actix_web::http::header::{
-    self, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, USER_AGENT,
-    X_CONTENT_TYPE_OPTIONS,
+    self, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
-use actix_web::http::{ConnectionType, Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::http::{Method, StatusCode};
 use shared::RepoName;
 
 use crate::content::Content;
 use crate::observe::{Counted, Exchange, Metrics};
 use crate::records::{Totals, Waiting};
 use body::Body;
+use connection::Direct;
 use error::ApiError;
+use in_flight::InFlight;
 use incoming::Incoming;
-use receive::Handover;
 use respond::{API_VERSION, Finish as _, Reply, reply};
 use route::{Route, repo_name};
-use send::Slot;
 
 pub use server::{Bound, Limits, Server, ServerError};
 
@@ -63,6 +60,8 @@ pub struct State {
     totals: Counted<Totals>,
     /// What waits for collection.
     waiting: Counted<Waiting>,
+    /// Manifests that are being sent.
+    manifests: InFlight,
 }
 
 /// How old the count of what is stored may be: it reads every index once.
@@ -89,6 +88,8 @@ pub struct Settings {
     pub catalog_max: usize,
     /// Most tags of a page (`tags.maxtags`).
     pub tags_max: usize,
+    /// Bytes of manifests that are being sent, together (`limits.manifests`).
+    pub manifests_bytes: usize,
 }
 
 /// The second listener (`http.debug`).
@@ -118,13 +119,14 @@ impl State {
         Self {
             content,
             metrics,
-            settings,
             tls,
             draining: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             process: std::process::id() ^ started_nanos(),
             totals: Counted::every(TOTALS_AGE),
             waiting: Counted::every(WAITING_AGE),
+            manifests: InFlight::new(settings.manifests_bytes),
+            settings,
         }
     }
 
@@ -157,7 +159,7 @@ impl State {
     }
 
     /// A name for a request: the client's own if it sent a sensible one.
-    fn request_id(&self, req: &HttpRequest) -> Arc<str> {
+    fn request_id(&self, req: &Request) -> Arc<str> {
         let own = req.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
         let sensible = |id: &&str| {
             (1..=REQUEST_ID_BYTES).contains(&id.len())
@@ -196,8 +198,7 @@ const LOGGED_BYTES: usize = 256;
 /// A request on its way to its endpoint.
 struct Call {
     state: Arc<State>,
-    req: HttpRequest,
-    slot: Option<Rc<Slot>>,
+    req: Request,
 }
 
 impl Call {
@@ -212,7 +213,7 @@ impl Call {
 
     /// The values of a query parameter, in order, percent-decoded.
     fn query(&self, name: &str) -> Vec<String> {
-        paging::query_values(self.req.query_string(), name)
+        paging::query_values(self.req.uri().query().unwrap_or_default(), name)
     }
 
     /// The first value of a query parameter.
@@ -251,12 +252,10 @@ impl Call {
 async fn dispatch(
     state: Arc<State>,
     listener: Listener,
-    req: HttpRequest,
-    payload: Payload,
+    req: Request,
+    body: Option<Direct>,
 ) -> HttpResponse<Body> {
     let started = Instant::now();
-    let slot = req.conn_data::<Rc<Slot>>().cloned();
-    let handling = slot.clone().map(Slot::handling);
     let route = state.route(listener, req.uri().path());
     let id = state.request_id(&req);
     let received = Arc::new(AtomicU64::new(0));
@@ -281,13 +280,8 @@ async fn dispatch(
     });
     state.metrics.begin(exchange.handler);
     let v2 = req.uri().path().trim_start_matches('/').starts_with("v2");
-    let handover = req.conn_data::<Rc<Handover>>().cloned();
-    let (turn, direct) = handover.clone().map(Handover::begin).unzip();
-    let incoming = match direct.flatten() {
-        Some(direct) => Incoming::direct(direct, received),
-        None => Incoming::new(payload, content_length(&req), received, slot.clone()),
-    };
-    let call = Call { state: Arc::clone(&state), req, slot };
+    let incoming = Incoming::new(body, received);
+    let call = Call { state: Arc::clone(&state), req };
     let answered = match answer(&call, route, &method, incoming).await {
         Ok(reply) => reply,
         Err(error) => error.into_reply(),
@@ -295,9 +289,6 @@ async fn dispatch(
     exchange.status = answered.response.status().as_u16();
     exchange.error_code = answered.code;
     let mut response = answered.response;
-    if handover.is_some_and(|handover| handover.is_broken()) {
-        response.head_mut().set_connection_type(ConnectionType::Close);
-    }
     let headers = response.headers_mut();
     if v2 {
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
@@ -315,14 +306,12 @@ async fn dispatch(
             headers.insert(name, HeaderValue::from_static(value));
         }
     }
-    // actix encodes the answer before it reads again.
-    drop((handling, turn));
-    let head = method == Method::HEAD;
-    response.map_body(|_, body| if head { body.without_bytes() } else { body }.logged(exchange))
+    response.map_body(|_, body| body.logged(exchange))
 }
 
-fn content_length(req: &HttpRequest) -> Option<u64> {
-    req.headers().get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// Whether a path is asked by those who watch over the server.
+fn is_probe(path: &str) -> bool {
+    matches!(Route::parse(path), Route::Health(_))
 }
 
 fn clip(text: &str) -> String {

@@ -1,26 +1,19 @@
-//! The server: actix's workers and HTTP/1.1 over our own connections.
-//!
-//! Assembled by hand because `HttpServer` fixes the type of its connections, and ours must be able
-//! to send files (see [`super::send`]). This is what `HttpServer::listen` does itself.
+//! The server: actix's workers, and our own connections on them (see [`super::connection`]).
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::error::DispatchError;
-use actix_http::{HttpService, Protocol};
 use actix_server::ServerHandle;
-use actix_service::{ServiceFactoryExt as _, fn_service, map_config};
-use actix_web::dev::{AppConfig, Payload};
-use actix_web::{App, HttpRequest, web};
+use actix_service::{fn_factory, fn_service};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-use super::send::Wire;
-use super::socket::Socket;
-use super::{Listener, State, dispatch, send};
-use crate::tls::{self, Tls};
+use super::connection::Worker;
+use super::{Listener, State};
+use crate::tls::Tls;
 
 /// What bounds connections.
 #[derive(Clone, Copy, Debug)]
@@ -28,13 +21,15 @@ pub struct Limits {
     /// From a request's first byte, or a connection's beginning, to the end of the head. The TLS
     /// handshake is part of it.
     pub head: Duration,
+    /// For a client to send the next 4 KiB of a body, or its end.
+    pub body: Duration,
     /// Between two requests on one connection.
     pub idle: Duration,
-    /// For a client to take any byte of its answer.
+    /// For a client to take any byte of its answer; twice as long at the most.
     pub write: Duration,
     /// After the last answer, for the client to take it and close.
     pub disconnect: Duration,
-    /// Connections at once; more wait in the kernel's queue.
+    /// Connections at once. When there are more, those that have rested the longest give way.
     pub connections: usize,
     /// From the signal to stop until requests that still run are cut.
     pub drain: Duration,
@@ -43,9 +38,13 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            head: Duration::from_secs(10),
-            idle: Duration::from_secs(75),
-            write: Duration::from_secs(60),
+            head: Duration::from_secs(30),
+            // Copies between registries pause while their source does, scanners while they scan.
+            body: Duration::from_secs(300),
+            // Load balancers keep theirs for up to 600 s, and must be the ones who close.
+            idle: Duration::from_secs(620),
+            // As with bodies: who copies on may have to wait.
+            write: Duration::from_secs(300),
             disconnect: Duration::from_secs(5),
             connections: 20_000,
             drain: Duration::from_secs(25),
@@ -58,6 +57,10 @@ const BACKLOG: i32 = 2048;
 
 /// How often an address that somebody else holds is tried again.
 const BIND_RETRY: Duration = Duration::from_millis(100);
+
+/// Connections of each worker beyond those that have places: for probes, and for those that come while
+/// others go.
+const SPARE: usize = 256;
 
 /// Threads of each worker for blocking work: enough that 64 pushes at once do not queue behind
 /// one slow sync, few enough that their stacks stay small.
@@ -214,63 +217,34 @@ fn listen(
         let address = bound.address().map_or_else(|_| String::new(), |it| it.to_string());
         ServerError::Bind { address, source: error.into() }
     })?;
+    let each = limits.connections.div_ceil(workers);
     let builder = actix_server::Server::build()
         .workers(workers)
-        .max_concurrent_connections(limits.connections.div_ceil(workers))
+        .max_concurrent_connections(each + SPARE)
         .worker_max_blocking_threads(BLOCKING_THREADS)
         .shutdown_timeout(limits.drain.as_secs())
         .disable_signals();
     let stop = builder.graceful_shutdown_signal();
-    let wire_limits =
-        send::Limits { head: limits.head, write: limits.write, linger: limits.disconnect };
     let builder = builder
         .listen(name, bound.listener, move || {
-            let stop = stop.clone();
-            let state = Arc::clone(&state);
-            let (tls, errors) = (tls.clone(), state.metrics().handshake_errors());
-            let http = HttpService::build()
-                .graceful_shutdown_signal(move || {
-                    let stop = stop.clone();
-                    async move { stop.notified().await }
-                })
-                .keep_alive(limits.idle)
-                // The connection times its heads itself.
-                .client_request_timeout(Duration::ZERO)
-                .client_disconnect_timeout(limits.disconnect)
-                .on_connect_ext(|wire: &Wire, connection| {
-                    connection.insert(wire.slot());
-                    connection.insert(wire.handover());
+            let (state, tls, stop) = (Arc::clone(&state), tls.clone(), stop.clone());
+            fn_factory(move || {
+                let worker = Worker::new(Arc::clone(&state), listener, tls.clone(), limits, each);
+                let (worker, stop) = (Rc::new(worker), stop.clone());
+                let stopping = Rc::clone(&worker);
+                actix_rt::spawn(async move {
+                    stop.notified().await;
+                    stopping.stop();
                 });
-            let app = App::new().default_service(web::to(
-                move |req: HttpRequest, payload: web::Payload| {
-                    // `web::Payload` has no limit of its own; each endpoint sets one.
-                    let payload: Payload = payload.into_inner();
-                    dispatch(Arc::clone(&state), listener, req, payload)
-                },
-            ));
-            fn_service(move |tcp: TcpStream| {
-                let (tls, errors) = (tls.clone(), errors.clone());
-                async move {
-                    let head_end = Instant::now() + limits.head;
-                    let peer = tcp.peer_addr().ok();
-                    // An answer's last, short packet must not wait for an acknowledgement.
-                    let _ = tcp.set_nodelay(true);
-                    let socket = match &tls {
-                        None => Socket::from(tcp),
-                        Some(tls) => match tls::accept(tls, tcp, head_end).await {
-                            Ok(Some(stream)) => Socket::from(stream),
-                            Ok(None) => return Err(DispatchError::DisconnectTimeout),
-                            Err(error) => {
-                                errors.inc();
-                                tracing::debug!(?peer, %error, "no TLS handshake");
-                                return Err(DispatchError::Io(error));
-                            }
-                        },
-                    };
-                    Ok((Wire::new(socket, head_end, wire_limits), Protocol::Http1, peer))
-                }
+                let serve = fn_service(move |tcp: TcpStream| {
+                    let worker = Rc::clone(&worker);
+                    async move {
+                        worker.serve(tcp).await;
+                        Ok::<_, Infallible>(())
+                    }
+                });
+                async move { Ok::<_, ()>(serve) }
             })
-            .and_then(http.finish(map_config(app, |()| AppConfig::default())))
         })
         .map_err(ServerError::Run)?;
     Ok(builder.run())

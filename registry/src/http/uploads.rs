@@ -1,14 +1,16 @@
 //! Pushing blobs: sessions, chunks, mounts (end-4, end-5, end-6, end-11, end-13, end-14).
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderValue};
+use actix_web::http::header;
 use shared::{Algorithm, Digest, ErrorCode, RepoName};
 
 use super::Call;
 use super::error::ApiError;
-use super::incoming::Incoming;
+use super::incoming::{BodyError, Incoming};
 use super::range::parse_content_range;
-use super::respond::{CONTENT_DIGEST, Finish as _, Reply, UPLOAD_UUID, digest_value, reply};
+use super::respond::{
+    CONTENT_DIGEST, Finish as _, Reply, UPLOAD_UUID, digest_value, reply, text_value,
+};
 use crate::content::{ReceiveError, SessionError, Writer};
 use crate::store::SessionId;
 
@@ -138,7 +140,7 @@ fn check_range(
     writer: &Writer,
     announced: Option<u64>,
 ) -> Result<Option<u64>, ApiError> {
-    let Some(value) = call.req.headers().get(header::CONTENT_RANGE) else { return Ok(None) };
+    let Some(value) = call.req.head().headers.get(header::CONTENT_RANGE) else { return Ok(None) };
     let refuse = |why| out_of_order(call, writer.repo(), writer.id(), writer.offset(), why);
     let range = value.to_str().ok().and_then(parse_content_range);
     let (first, last) = range.ok_or_else(|| refuse("Content-Range must be first-last"))?;
@@ -161,15 +163,24 @@ async fn receive(
     body: Incoming,
 ) -> Result<Writer, ApiError> {
     let start = writer.offset();
-    body.append_to(call.content(), writer, length).await.map_err(|error| match error {
-        ReceiveError::TooLong => {
-            out_of_order(call, repo, id, start, "the body is longer than its Content-Range")
+    match body.append_to(call.content(), writer, length).await {
+        Ok(writer) => Ok(writer),
+        Err(ReceiveError::TooLong) => {
+            Err(out_of_order(call, repo, id, start, "the body is longer than its Content-Range"))
         }
-        ReceiveError::TooShort => {
-            out_of_order(call, repo, id, start, "the body is shorter than its Content-Range")
+        Err(ReceiveError::TooShort) => {
+            Err(out_of_order(call, repo, id, start, "the body is shorter than its Content-Range"))
         }
-        error => error.into(),
-    })
+        Err(ReceiveError::Body(slow @ BodyError::Slow)) => {
+            let error = slow.into();
+            // What arrived is kept.
+            match call.content().upload_offset(repo, id).await {
+                Ok(offset) => Err(with_place(call, repo, id, offset, error)),
+                Err(_) => Err(error),
+            }
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// 416. Clients take an answer with both `Location` and `Range` as a place to go on from.
@@ -180,19 +191,25 @@ fn out_of_order(
     offset: u64,
     why: &'static str,
 ) -> ApiError {
-    let value = |text: String| HeaderValue::try_from(text).ok();
-    let headers = [
-        (header::LOCATION, value(location(call, repo, id))),
-        (header::RANGE, value(received(offset))),
-        (UPLOAD_UUID, value(id.to_string())),
-    ];
-    let error = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, ErrorCode::BlobUploadInvalid, why)
+    let status = StatusCode::RANGE_NOT_SATISFIABLE;
+    let error = ApiError::new(status, ErrorCode::BlobUploadInvalid, why);
+    with_place(call, repo, id, offset, error)
+}
+
+/// Says where the upload can be gone on with.
+fn with_place(
+    call: &Call,
+    repo: &RepoName,
+    id: SessionId,
+    offset: u64,
+    error: ApiError,
+) -> ApiError {
+    error
+        .with_header(header::LOCATION, text_value(&location(call, repo, id)))
+        .with_header(header::RANGE, text_value(&received(offset)))
+        .with_header(UPLOAD_UUID, text_value(&id.to_string()))
         // `Range` cannot tell no byte from one.
-        .with_detail(serde_json::json!({ "offset": offset }));
-    headers.into_iter().fold(error, |error, (name, value)| match value {
-        Some(value) => error.with_header(name, value),
-        None => error,
-    })
+        .with_detail(serde_json::json!({ "offset": offset }))
 }
 
 fn location(call: &Call, repo: &RepoName, id: SessionId) -> String {

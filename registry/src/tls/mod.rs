@@ -11,7 +11,7 @@ mod reload;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(crate) use accept::accept;
+pub(crate) use accept::{Greeting, accept};
 pub use load::{TlsError, cipher_suites};
 pub use reload::Tls;
 

@@ -7,15 +7,15 @@ use std::io::{self, IoSlice, Read, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::BufMut;
+use bytes::BytesMut;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio_rustls::rustls::ServerConnection;
 use tokio_rustls::server::TlsStream;
 
-/// Bytes decrypted at once where they are not read into their last place.
-const PIECE_BYTES: usize = 16 << 10;
+/// Bytes read at once where a head may be: most heads and small bodies fit.
+const PIECE_BYTES: usize = 8 << 10;
 
 /// Reads of a few KiB that may give nothing before others have their turn: records may be empty, and
 /// a client could send them for ever.
@@ -70,28 +70,31 @@ impl Socket {
         }
     }
 
-    /// Reads what is there, on the connection's own task. Gives the number of bytes; 0 is the end.
+    /// Appends what is there, on the connection's own task. Gives the number of bytes; 0 is the end.
+    /// Takes no memory while nothing is there.
     pub(crate) fn poll_read(
         &self,
         cx: &mut Context<'_>,
-        buffer: &mut impl BufMut,
+        buffer: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
+        let mut piece = [0; PIECE_BYTES];
         loop {
             let read = match self.session() {
-                None => self.tcp.try_read_buf(buffer),
+                None => self.tcp.try_read(&mut piece),
                 Some(mut session) => {
-                    let mut piece = [0; PIECE_BYTES];
-                    let most = buffer.remaining_mut().min(PIECE_BYTES);
-                    let from = &mut Tried(&self.tcp);
-                    let read = decrypt(&mut session, &self.tcp, from, &mut piece[..most]);
-                    read.inspect(|read| buffer.put_slice(&piece[..*read]))
+                    decrypt(&mut session, &self.tcp, &mut Tried(&self.tcp), &mut piece)
                 }
             };
             match read {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.tcp.poll_read_ready(cx))?;
                 }
-                read => return Poll::Ready(read),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => {
+                    return Poll::Ready(
+                        read.inspect(|read| buffer.extend_from_slice(&piece[..*read])),
+                    );
+                }
             }
         }
     }
@@ -117,6 +120,10 @@ impl Socket {
             let send = || Ok(rustix::net::send(&self.tcp, bytes, SendFlags::NOSIGNAL | flags)?);
             return self.tcp.try_io(Interest::WRITABLE, send);
         };
+        // It would be asked for ever to take none of them.
+        if bytes.is_empty() {
+            return Ok(0);
+        }
         loop {
             let taken = session.writer().write(bytes)?;
             if more && taken > 0 {

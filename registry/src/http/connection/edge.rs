@@ -1,29 +1,26 @@
 //! What this folder reads, for [`crate::edge`]: beside actix's own decoder, because a request that
-//! the two see in different places is a smuggled one.
+//! two servers see in different places is a smuggled one.
 
-use std::future::poll_fn;
 use std::io::{self, Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 
 use actix_codec::Decoder as _;
 use actix_http::ServiceConfig;
 use actix_http::h1::{Codec, Message, MessageType};
-use bytes::BytesMut;
-use tokio::io::ReadBuf;
+use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 
 use super::chunked::Decoder;
-use super::front::{Front, Handover, Turn};
-use super::head::{self, Framing, Parsed};
-use super::{Direct, lock};
+use super::head::{self, End, Framing, Head};
+use super::requests::{Next, Requests};
+use super::{Direct, Link, State, lock};
 
-/// Bytes that stand for the byte 1 on a connection, so that a short input can have a body that is
-/// taken past actix. In lines: actix panics at a field's name of 64 KiB, which oddly framed heads can
-/// still give it.
+/// Bytes that stand for the byte 1 on a connection, so that a short input can have a long body. In
+/// lines: actix panics at a field's name of 64 KiB.
 const LONG: [u8; 16 << 10] = {
     let mut bytes = [b'x'; 16 << 10];
     let mut at = 0;
@@ -51,17 +48,25 @@ fn actix() -> Codec {
     RUNTIME.with(|(_, config)| Codec::new(config.clone()))
 }
 
-/// A head in the plain form is one to actix too, of the same length and with the same body, or one
-/// that it refuses.
+/// What is a head is one to actix too, of the same length and with the same body, or one that it
+/// refuses.
 pub(crate) fn read_head(bytes: &[u8]) {
-    let Parsed::Plain(head) = head::parse(bytes) else { return };
-    assert!(bytes[..head.length].ends_with(b"\r\n\r\n"));
+    let End::At(length) = head::end(bytes) else { return };
+    assert!(bytes[..length].ends_with(b"\r\n\r\n") || length == 2);
+    let Ok(head) = head::read(&Bytes::copy_from_slice(&bytes[..length])) else { return };
     let mut codec = actix();
-    let mut text = BytesMut::from(&bytes[..head.length]);
+    let mut text = BytesMut::from(&bytes[..length]);
     match codec.decode(&mut text) {
         Err(_) => return,
-        Ok(Some(Message::Item(_))) => assert!(text.is_empty(), "actix sees a shorter head"),
+        Ok(Some(Message::Item(request))) => {
+            assert!(text.is_empty(), "actix sees a shorter head");
+            assert_eq!(line(&request), line(&head.request));
+        }
         other => panic!("actix sees {other:?}"),
+    }
+    // It takes what follows for another protocol.
+    if codec.message_type() == MessageType::Stream {
+        return;
     }
     let bodiless = matches!(head.framing, Framing::None | Framing::Length(0));
     let kind = if bodiless { MessageType::None } else { MessageType::Payload };
@@ -71,6 +76,11 @@ pub(crate) fn read_head(bytes: &[u8]) {
         while let Ok(Some(Message::Chunk(Some(_)))) = codec.decode(&mut body) {}
         assert_eq!(body.len(), 1, "actix sees a body of another length");
     }
+}
+
+/// Method and target, and the number of header fields.
+fn line(request: &actix_http::Request) -> (String, usize) {
+    (format!("{} {}", request.method(), request.uri()), request.head().headers.len())
 }
 
 /// A chunked body is the same however it is cut, and the same to actix where both take it.
@@ -123,8 +133,7 @@ fn decode(pieces: &[&[u8]]) -> Option<(Vec<u8>, Option<usize>)> {
     Some((body, None))
 }
 
-/// Requests on a connection are those that actix alone would have seen, wherever the bytes are
-/// cut, and one at a time while they are in the plain form.
+/// Requests on a connection are those that actix alone would have seen, wherever the bytes are cut.
 pub(crate) fn read_connection(bytes: &[u8]) {
     let mut sent = Vec::new();
     let mut long = 0;
@@ -140,7 +149,7 @@ pub(crate) fn read_connection(bytes: &[u8]) {
     let alone = Seen::by_actix_alone(&sent);
     let run = |most| {
         let pieces = cut(&sent, most);
-        let run = RUNTIME.with(|(runtime, _)| runtime.block_on(Connection::run(&pieces)));
+        let run = RUNTIME.with(|(runtime, _)| runtime.block_on(run_connection(&pieces)));
         run.expect("a pair of sockets")
     };
     let seen = [usize::MAX, 97, 7].map(run);
@@ -171,42 +180,36 @@ fn cut(bytes: &[u8], most: usize) -> Vec<&[u8]> {
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     /// Method and target, number of header fields, body.
-    requests: Vec<(String, usize, Vec<u8>)>,
+    requests: Vec<((String, usize), Vec<u8>)>,
     /// The last request's body is not at its end.
     open: bool,
     refused: bool,
+    /// What follows is none of HTTP's.
+    left: bool,
 }
 
 impl Seen {
     fn by_actix_alone(bytes: &[u8]) -> Self {
         let (mut codec, mut bytes) = (actix(), BytesMut::from(bytes));
         let mut seen = Self::default();
-        loop {
+        while !seen.refused && !seen.left {
             match codec.decode(&mut bytes) {
-                Ok(Some(message)) => seen.note(message, codec.message_type()),
-                Ok(None) => return seen,
-                Err(_) => {
-                    seen.refused = true;
-                    return seen;
+                Ok(Some(Message::Item(request))) => {
+                    seen.requests.push((line(&request), Vec::new()));
+                    seen.open = codec.message_type() != MessageType::None;
+                    seen.left = codec.message_type() == MessageType::Stream;
                 }
+                Ok(Some(Message::Chunk(Some(piece)))) => seen.body(&piece),
+                Ok(Some(Message::Chunk(None))) => seen.open = false,
+                Ok(None) => break,
+                Err(_) => seen.refused = true,
             }
         }
-    }
-
-    fn note(&mut self, message: Message<actix_http::Request>, kind: MessageType) {
-        match message {
-            Message::Item(req) => {
-                let line = format!("{} {}", req.method(), req.uri());
-                self.requests.push((line, req.head().headers.len(), Vec::new()));
-                self.open = kind != MessageType::None;
-            }
-            Message::Chunk(Some(piece)) => self.body(&piece),
-            Message::Chunk(None) => self.open = false,
-        }
+        seen
     }
 
     fn body(&mut self, piece: &[u8]) {
-        if let Some((.., body)) = self.requests.last_mut() {
+        if let Some((_, body)) = self.requests.last_mut() {
             body.extend_from_slice(piece);
         }
     }
@@ -217,124 +220,90 @@ impl Seen {
         let whole = |seen: &Self| seen.requests.len() - usize::from(seen.open);
         let both = whole(self).min(whole(other));
         assert_eq!(self.requests[..both], other.requests[..both]);
+        if other.left {
+            return;
+        }
         assert!(self.refused || other.refused || self.open == other.open, "{self:?} {other:?}");
         assert!(self.refused || whole(self) >= whole(other), "{self:?} {other:?}");
         assert!(other.refused || whole(self) <= whole(other), "{self:?} {other:?}");
     }
 }
 
-/// A connection whose requests are answered as late as possible.
-struct Connection {
-    front: Front,
-    handover: Rc<Handover>,
-    codec: Codec,
-    /// What was read for the codec.
-    bytes: BytesMut,
-    turn: Option<Turn>,
-    direct: Option<Direct>,
-    seen: Seen,
+/// Reads a connection's requests, with their bodies, from bytes that come in these pieces.
+async fn run_connection(pieces: &[&[u8]]) -> io::Result<Seen> {
+    let (mut client, server) = UnixStream::pair()?;
+    client.set_nonblocking(true)?;
+    server.set_nonblocking(true)?;
+    let server = std::net::TcpStream::from(OwnedFd::from(server));
+    let socket = Arc::new(TcpStream::from_std(server)?.into());
+    let mut requests = Requests::new(socket, Rc::new(Link::new(State::Silent)));
+    let mut seen = Seen::default();
+    let reading = async {
+        loop {
+            match requests.next().await? {
+                Next::Request(head) => {
+                    if !read_request(&mut requests, head, &mut seen).await {
+                        seen.refused = true;
+                        break;
+                    }
+                }
+                Next::Refused(_) => {
+                    seen.refused = true;
+                    break;
+                }
+                Next::End => break,
+            }
+        }
+        io::Result::Ok(())
+    };
+    let writing = async {
+        for piece in pieces {
+            // What nobody reads any more is lost.
+            let _ = client.write_all(piece);
+            // Lets the runtime look at the socket, and the other side read.
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // The end, so that the reading ends.
+        client.shutdown(Shutdown::Write)
+    };
+    let (read, written) = tokio::join!(reading, writing);
+    read.and(written)?;
+    Ok(seen)
 }
 
-impl Connection {
-    async fn run(pieces: &[&[u8]]) -> io::Result<Seen> {
-        let (mut client, server) = UnixStream::pair()?;
-        client.set_nonblocking(true)?;
-        server.set_nonblocking(true)?;
-        let server = std::net::TcpStream::from(OwnedFd::from(server));
-        let front = Front::new(Arc::new(TcpStream::from_std(server)?.into()));
-        let mut connection = Self {
-            handover: front.handover(),
-            front,
-            codec: actix(),
-            bytes: BytesMut::new(),
-            turn: None,
-            direct: None,
-            seen: Seen::default(),
-        };
-        for piece in pieces {
-            client.write_all(piece)?;
-            connection.work().await;
-        }
-        Ok(connection.seen)
-    }
-
-    /// Until nothing happens any more.
-    async fn work(&mut self) {
-        let mut idle = 0;
-        while idle < 2 && !self.seen.refused {
-            // Lets the runtime look at the socket.
-            tokio::task::yield_now().await;
-            let worked = self.read().await | self.decode() | self.take();
-            // The answer comes when nothing else happens any more.
-            if worked || (idle == 1 && self.answer()) {
-                idle = 0;
-            } else {
-                idle += 1;
-            }
+/// Whether the request has arrived whole.
+async fn read_request(requests: &mut Requests, head: Head, seen: &mut Seen) -> bool {
+    seen.requests.push((line(&head.request), Vec::new()));
+    let body = requests.body(head.framing, head.expects_continue);
+    seen.open = body.is_some();
+    if let Some(body) = body {
+        match read_body(body, seen).await {
+            Ok(()) => seen.open = false,
+            // The pieces have ended: more could have come.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return true,
+            Err(_) => return false,
         }
     }
+    requests.end_body()
+}
 
-    async fn read(&mut self) -> bool {
-        let mut buffer = [0; 4096];
-        let mut buffer = ReadBuf::new(&mut buffer);
-        poll_fn(|cx| {
-            if !self.front.is_handed_over(cx) {
-                let _ = self.front.poll_read(cx, &mut buffer);
-            }
-            Poll::Ready(())
-        })
-        .await;
-        self.bytes.extend_from_slice(buffer.filled());
-        !buffer.filled().is_empty()
-    }
-
-    fn decode(&mut self) -> bool {
-        match self.codec.decode(&mut self.bytes) {
-            Ok(Some(message)) => {
-                let new = matches!(message, Message::Item(_));
-                self.seen.note(message, self.codec.message_type());
-                if new {
-                    assert!(self.turn.is_none() || self.front.is_lost(), "two at a time");
-                    let (turn, direct) = Rc::clone(&self.handover).begin();
-                    self.turn = Some(turn);
-                    self.seen.open |= direct.is_some();
-                    self.direct = direct;
-                }
-                true
-            }
-            Ok(None) => false,
-            Err(_) => {
-                self.seen.refused = true;
-                false
-            }
-        }
-    }
-
-    /// Takes some of a body that is not actix's.
-    fn take(&mut self) -> bool {
-        let Some(direct) = &self.direct else { return false };
-        let (reader, mut buffer) = (direct.reader(), [0; 5000]);
+async fn read_body(mut body: Direct, seen: &mut Seen) -> io::Result<()> {
+    let (mut buffer, mut taken) = ([0; 5000], 0);
+    loop {
+        body.ready(taken).await.map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let reader = body.reader();
         let read = lock(&reader).read(&mut buffer);
-        match read {
-            Ok(0) => {
-                self.seen.open = false;
-                self.direct = None;
-                true
-            }
+        taken = match read {
+            Ok(0) => return Ok(()),
             Ok(read) => {
-                self.seen.body(&buffer[..read]);
-                true
+                seen.body(&buffer[..read]);
+                read as u64
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(_) => {
-                self.seen.refused = true;
-                false
-            }
-        }
-    }
-
-    fn answer(&mut self) -> bool {
-        !self.seen.open && self.turn.take().is_some()
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
     }
 }
 
@@ -405,13 +374,16 @@ mod tests {
 
     #[test]
     fn heads_are_what_actix_sees() {
-        let mut plain = 0;
+        let mut legal = 0;
         for number in 0..INPUTS {
             let bytes = request(&mut Random::of(number)).into_bytes();
-            plain += u64::from(matches!(head::parse(&bytes), Parsed::Plain(_)));
+            if let End::At(length) = head::end(&bytes) {
+                let head = head::read(&Bytes::copy_from_slice(&bytes[..length]));
+                legal += u64::from(head.is_ok());
+            }
             read_head(&bytes);
         }
-        assert!((INPUTS / 4..INPUTS * 9 / 10).contains(&plain), "{plain}");
+        assert!((INPUTS / 4..INPUTS * 9 / 10).contains(&legal), "{legal}");
     }
 
     #[test]

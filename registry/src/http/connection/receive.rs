@@ -7,15 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::Link;
 use super::chunked::Decoder;
-use super::front::{End, Handover};
 use super::head::Framing;
-use crate::http::incoming::{BodyError, Pace, WINDOW_BYTES};
-use crate::http::socket::Socket;
+use super::link::Rest;
+use super::socket::Socket;
+use crate::http::incoming::BodyError;
 
 /// Bytes that are waited for before the pool is asked to take them, where so many are to come: it
 /// takes them in few, long turns. They wait in the kernel, which makes room for them.
@@ -25,6 +27,9 @@ const LOW_WATER_BYTES: u64 = 256 << 10;
 /// arrived.
 const DROPPED_BYTES_MAX: usize = 64 << 10;
 
+/// What a client gets that waits for a word before it sends a body. Source: RFC 9110 §15.2.1.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
 /// A body that its handler takes from the connection.
 ///
 /// Dropping it gives the connection back, if the body was read to its end or what is left of it is
@@ -33,24 +38,22 @@ const DROPPED_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Direct {
     socket: Arc<Socket>,
     reader: Arc<Mutex<Reader>>,
-    handover: Rc<Handover>,
+    link: Rc<Link>,
     length: Option<u64>,
-    pace: Pace,
+    expects_continue: bool,
     low_water: u64,
-    /// Bytes that were in the socket when the body was last found too slow.
-    queued: u64,
 }
 
 impl Direct {
-    pub(super) fn new(reader: Reader, handover: Rc<Handover>) -> Self {
+    pub(super) fn new(reader: Reader, link: Rc<Link>, expects_continue: bool) -> Self {
+        link.begin_body();
         Self {
             socket: Arc::clone(&reader.socket),
             length: reader.left(),
             reader: Arc::new(Mutex::new(reader)),
-            handover,
-            pace: Pace::default(),
+            link,
+            expects_continue,
             low_water: 1,
-            queued: 0,
         }
     }
 
@@ -71,17 +74,23 @@ impl Direct {
 
     /// Waits until there is something to read, be it the end; `taken` bytes were read since the
     /// last time.
+    ///
+    /// # Errors
+    /// When the connection is broken, or the client too slow.
     pub(crate) async fn ready(&mut self, taken: u64) -> Result<(), BodyError> {
-        self.pace.received(taken);
-        if taken > 0 {
-            self.queued = 0;
-        }
         let least = lock(&self.reader).least();
         if least == 0 || self.socket.has_decrypted() {
             return Ok(());
         }
+        if std::mem::take(&mut self.expects_continue) {
+            // It is the only thing to be sent. If it cannot be, the client goes on without it.
+            let _ = self.socket.try_write(CONTINUE, false);
+        }
         self.set_low_water(self.socket.to_come(least).min(LOW_WATER_BYTES));
-        poll_fn(|cx| self.poll_ready(cx)).await
+        self.link.receive(taken);
+        let ready = poll_fn(|cx| self.poll_ready(cx)).await;
+        self.link.received();
+        ready
     }
 
     /// With a low-water mark the worker is woken once for many packets.
@@ -97,7 +106,8 @@ impl Direct {
         let tcp = self.socket.tcp();
         loop {
             match tcp.poll_read_ready(cx) {
-                Poll::Pending => break,
+                Poll::Pending if self.link.is_late(cx) => return Poll::Ready(Err(BodyError::Slow)),
+                Poll::Pending => return Poll::Pending,
                 Poll::Ready(ready) => ready?,
             }
             match tcp.try_io(Interest::READABLE, || readable(tcp)) {
@@ -105,16 +115,6 @@ impl Direct {
                 result => return Poll::Ready(Ok(result?)),
             }
         }
-        while self.pace.poll_late(cx).is_ready() {
-            // What has arrived below the mark counts too.
-            let queued = rustix::io::ioctl_fionread(tcp).unwrap_or(0);
-            if queued < self.queued + WINDOW_BYTES {
-                return Poll::Ready(Err(BodyError::Slow));
-            }
-            self.queued = queued;
-            self.pace.restart();
-        }
-        Poll::Pending
     }
 }
 
@@ -122,14 +122,11 @@ impl Drop for Direct {
     fn drop(&mut self) {
         self.set_low_water(1);
         // Locked: it is read at this moment for a handler that was dropped.
-        let surplus = match self.reader.try_lock() {
-            Ok(mut reader) => {
-                reader.drop_rest();
-                reader.is_done().then(|| std::mem::take(&mut reader.early))
-            }
-            Err(_) => None,
+        let rest = match self.reader.try_lock() {
+            Ok(mut reader) => reader.end(),
+            Err(_) => Rest::Unknown,
         };
-        self.handover.end(surplus.map_or(End::Broken, End::Whole));
+        self.link.leave(rest);
     }
 }
 
@@ -154,7 +151,7 @@ pub(crate) struct Reader {
     socket: Arc<Socket>,
     coding: Coding,
     /// What was read too early: at first behind the head, in the end behind the body.
-    early: Vec<u8>,
+    early: BytesMut,
     /// Counts the body's bytes.
     received: Option<Arc<AtomicU64>>,
 }
@@ -166,7 +163,7 @@ enum Coding {
 }
 
 impl Reader {
-    pub(super) fn new(socket: Arc<Socket>, framing: Framing, early: Vec<u8>) -> Self {
+    pub(super) fn new(socket: Arc<Socket>, framing: Framing, early: BytesMut) -> Self {
         let coding = match framing {
             Framing::None => Coding::Length(0),
             Framing::Length(length) => Coding::Length(length),
@@ -201,10 +198,9 @@ impl Reader {
     /// Reads what is there, framing and all.
     fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.early.is_empty() {
-            let part = self.early.len().min(buffer.len());
-            buffer[..part].copy_from_slice(&self.early[..part]);
-            self.early.drain(..part);
-            return Ok(part);
+            let part = self.early.split_to(self.early.len().min(buffer.len()));
+            buffer[..part.len()].copy_from_slice(&part);
+            return Ok(part.len());
         }
         match self.socket.recv(buffer)? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -225,13 +221,22 @@ impl Read for Reader {
 
 impl Reader {
     /// Drops what is there of the body, if it is not much.
-    fn drop_rest(&mut self) {
+    fn end(&mut self) -> Rest {
         let mut buffer = [0; 8 << 10];
         // Counted by reads: the framing of small chunks is many times as long as they are.
         for _ in 0..DROPPED_BYTES_MAX / buffer.len() {
             if self.is_done() || self.read_body(&mut buffer).is_err() {
-                return;
+                break;
             }
+        }
+        if self.is_done() { Rest::Surplus(self.early.split()) } else { Rest::Unknown }
+    }
+
+    /// Puts bytes before those that were read too early.
+    fn put_back(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let behind = std::mem::replace(&mut self.early, BytesMut::from(bytes));
+            self.early.extend_from_slice(&behind);
         }
     }
 
@@ -252,7 +257,7 @@ impl Reader {
                 Coding::Chunked(decoder) => decoder,
             };
             let decoded = decoder.decode(&mut buffer[..received]);
-            self.early.splice(..0, buffer[decoded.used..received].iter().copied());
+            self.put_back(&buffer[decoded.used..received]);
             if decoded.body > 0 {
                 return Ok(decoded.body);
             }
