@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod api;
+mod connections;
 mod crash;
 #[cfg(target_arch = "x86_64")] // the tracer sets registers by their names
 mod faults;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Link, State};
+use crate::failpoint::fail_point;
 
 /// Places of each worker for probes alone, for when all others are taken by clients that are being
 /// served: a health check that cannot connect has the server restarted, which helps nobody.
@@ -60,6 +61,7 @@ impl Crowd {
         let link = Rc::new(Link::new(state));
         let (number, probes_only) = match self.ordinary.take(&link) {
             Some(number) => (number, false),
+            None if fail_point!("probe-places", off) => return None,
             None => (self.probes.take(&link)?, true),
         };
         Some(Place { crowd: Rc::clone(self), link, number, probes_only })
@@ -99,6 +101,9 @@ impl Places {
     }
 
     fn dismiss_one(&self) -> bool {
+        if fail_point!("give-way", off) {
+            return false;
+        }
         loop {
             while let Some((number, since)) = { self.chosen.borrow_mut().pop_front() } {
                 let mut taken = self.taken.borrow_mut();

@@ -128,11 +128,12 @@ impl Worker {
         let sender = Sender { socket: &socket, link };
         loop {
             let more = match requests.next().await? {
+                // Apart, so that a connection that rests has no room for what it does not do.
                 Next::Request(head) => {
-                    self.answer(&mut requests, head, peer, place, sender).await?
+                    Box::pin(self.answer(&mut requests, head, peer, place, sender)).await?
                 }
                 Next::Refused(why) => {
-                    self.refuse(why, requests.held(), peer, sender).await?;
+                    Box::pin(self.refuse(why, requests.held(), peer, sender)).await?;
                     false
                 }
                 // It has sent all, and has every answer.
@@ -164,7 +165,7 @@ impl Worker {
             drop(body);
             crowded()
         } else {
-            Box::pin(http::dispatch(Arc::clone(&self.state), self.listener, request, body)).await
+            http::dispatch(Arc::clone(&self.state), self.listener, request, body).await
         };
         let goes_on = requests.end_body()
             && keep_alive
@@ -253,16 +254,18 @@ async fn part(socket: &Socket, link: &Link, it_sends: bool) -> io::Result<()> {
         Err(Errno::NOTCONN) => return Ok(()),
         result => result?,
     }
-    while it_sends {
+    if !it_sends {
+        return Ok(());
+    }
+    loop {
         poll_fn(|cx| socket.tcp().poll_read_ready(cx)).await?;
         match drop_some(socket.tcp()) {
-            Ok(0) => break,
+            Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
 }
 
 fn drop_some(tcp: &TcpStream) -> io::Result<usize> {

@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::rustls::ServerConnection;
 use tokio_rustls::server::TlsStream;
 
+use crate::failpoint::fail_point;
+
 /// Bytes read at once where a head may be: most heads and small bodies fit.
 const PIECE_BYTES: usize = 8 << 10;
 
@@ -121,7 +123,7 @@ impl Socket {
             return self.tcp.try_io(Interest::WRITABLE, send);
         };
         // It would be asked for ever to take none of them.
-        if bytes.is_empty() {
+        if bytes.is_empty() && !fail_point!("zero-bytes", off) {
             return Ok(0);
         }
         loop {

@@ -7,6 +7,7 @@ use std::task::{Poll, ready};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Link, State};
+use crate::failpoint::fail_point;
 use crate::http::server::Limits;
 
 /// Runs a connection until it has ended or stood still for too long in its state.
@@ -24,6 +25,9 @@ pub(super) async fn watched(link: &Link, limits: &Limits, connection: impl Futur
         loop {
             if link.is_over() {
                 return Poll::Ready(());
+            }
+            if fail_point!("connection-timer", off) {
+                return Poll::Pending;
             }
             let end = link.end(limits);
             if end < timer.deadline() {

@@ -11,5 +11,5 @@ mod manifests;
 mod model;
 mod pipelined;
 mod referrers;
-mod tls;
+pub(crate) mod tls;
 mod uploads;

@@ -24,10 +24,10 @@ use crate::api::harness::{Answer, Registry, wait_for};
 const BINARY: &str = env!("CARGO_BIN_EXE_registry");
 
 /// A folder with an authority and what it vouches for.
-struct Lab(TempDir);
+pub(crate) struct Lab(TempDir);
 
 impl Lab {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let lab = Self(TempDir::new().unwrap());
         lab.openssl("req -x509 -days 9 -subj /CN=Lab -out ca.crt -keyout ca.key", &NEW_KEY);
         lab.vouch_for("server");
@@ -54,7 +54,7 @@ impl Lab {
         self.openssl(&format!("{signed} -in {name}.csr -out {name}.crt"), &[]);
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
@@ -70,7 +70,7 @@ impl Lab {
         })
     }
 
-    fn client(
+    pub(crate) fn client(
         &self,
         identity: Option<&str>,
         versions: &[&'static SupportedProtocolVersion],
@@ -112,15 +112,15 @@ impl Lab {
 
 const NEW_KEY: [&str; 5] = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
 
-const ALL: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
+pub(crate) const ALL: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
 
-type Client = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Client = StreamOwned<ClientConnection, TcpStream>;
 
 fn certificate(path: &Path) -> CertificateDer<'static> {
     CertificateDer::from_pem_file(path).unwrap()
 }
 
-fn connect(mut tcp: TcpStream, config: Arc<ClientConfig>) -> io::Result<Client> {
+pub(crate) fn connect(mut tcp: TcpStream, config: Arc<ClientConfig>) -> io::Result<Client> {
     let name = "localhost".try_into().unwrap();
     let mut session = ClientConnection::new(config, name).unwrap();
     while session.is_handshaking() {
