@@ -15,7 +15,7 @@ use crate::content::collect::Collector;
 use crate::content::scrub::Scrub;
 use crate::content::{Content, backup};
 use crate::http::{Bound, Server, ServerError, State};
-use crate::observe::Metrics;
+use crate::observe::{self, Metrics};
 use crate::privileges::{self, PrivilegeError};
 use crate::records::{Records, sqlite};
 use crate::store::{Disk, OpenError};
@@ -197,6 +197,7 @@ pub fn serve(
         false => Sockets::default(),
     };
     privileges::give_up(&config.root, &files(config, file))?;
+    observe::write_apart()?;
     actix_rt::System::new().block_on(async {
         // Before the wait for the lock: a closed terminal must not end a server that starts.
         let hangup = signal(SignalKind::hangup())?;

@@ -34,8 +34,6 @@ pub enum LogError {
     Level(String),
     #[error("logging was set up twice")]
     Twice,
-    #[error("no thread for the log: {0}")]
-    Thread(#[from] std::io::Error),
 }
 
 /// Changes how much is logged while the process runs. When the last one goes, what is queued is
@@ -76,9 +74,8 @@ pub fn init(settings: &Settings) -> Result<Level, LogError> {
     let (filter, handle) = reload::Layer::new(filter(&settings.level)?);
     let terminal = std::io::stderr().is_terminal();
     let format = settings.format.unwrap_or(if terminal { Format::Text } else { Format::Json });
-    let (queue, flush) = Queue::start()?;
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(queue)
+        .with_writer(Queue)
         .with_timer(SystemTime)
         .with_target(false);
     let registry = tracing_subscriber::registry().with(filter);
@@ -89,5 +86,5 @@ pub fn init(settings: &Settings) -> Result<Level, LogError> {
         }
     }
     .map_err(|_| LogError::Twice)?;
-    Ok(Level { handle, _flush: Arc::new(flush) })
+    Ok(Level { handle, _flush: Arc::new(Flush) })
 }

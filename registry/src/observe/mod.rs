@@ -16,6 +16,7 @@ pub use counted::Counted;
 pub use form::Form;
 pub use log::{Format, Level, LogError, Settings, init, is_level};
 pub use metrics::{Gauges, Metrics};
+pub use queue::write_apart;
 
 /// One request and its answer, from the head's arrival to the last byte sent. Dropping it counts the
 /// request and logs it, so that one whose connection breaks is counted as well.

@@ -1,7 +1,8 @@
 //! Lines on their way to stderr: a reader that does not read must not stop the server.
 //!
 //! One thread writes; whoever logs puts a line into a queue, and where that is full the line is
-//! dropped and counted.
+//! dropped and counted. Until that thread is there, whoever logs writes: a start has one thread,
+//! which may have rights to give up.
 
 use std::io::{self, Write as _};
 use std::sync::OnceLock;
@@ -30,35 +31,33 @@ enum Message {
     End(SyncSender<()>),
 }
 
-/// Where lines are put. Clones share one queue.
-#[derive(Clone)]
-pub(super) struct Queue(SyncSender<Message>);
+/// One per process, as stderr is.
+static QUEUE: OnceLock<SyncSender<Message>> = OnceLock::new();
+
+/// Where lines are put.
+pub(super) struct Queue;
 
 /// Waits a moment, when it is dropped, for what is queued to be written.
-pub(super) struct Flush(SyncSender<Message>);
+#[derive(Debug)]
+pub(super) struct Flush;
 
-impl std::fmt::Debug for Flush {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Flush").finish_non_exhaustive()
-    }
-}
-
-impl Queue {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// When there can be none.
-    pub(super) fn start() -> io::Result<(Self, Flush)> {
-        let (sender, lines) = sync_channel(LINES_MAX);
+/// From now on a thread writes the lines of the log. Doing it again does nothing.
+///
+/// # Errors
+/// When there can be no thread.
+pub fn write_apart() -> io::Result<()> {
+    let (sender, lines) = sync_channel(LINES_MAX);
+    if QUEUE.set(sender).is_ok() {
         std::thread::Builder::new().name("log".into()).spawn(move || write(&lines))?;
-        Ok((Self(sender.clone()), Flush(sender)))
     }
+    Ok(())
 }
 
 impl Drop for Flush {
     fn drop(&mut self) {
+        let Some(queue) = QUEUE.get() else { return };
         let (done, end) = sync_channel(1);
-        if self.0.try_send(Message::End(done)).is_ok() {
+        if queue.try_send(Message::End(done)).is_ok() {
             // A reader that does not read is not waited for.
             let _ = end.recv_timeout(LAST);
         }
@@ -87,14 +86,15 @@ fn write(lines: &Receiver<Message>) {
 }
 
 /// One line.
-pub(super) struct Line<'q>(&'q Queue);
+pub(super) struct Line;
 
-impl io::Write for Line<'_> {
+impl io::Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if fail_point!("log-queue", off) {
             return io::stderr().write(bytes);
         }
-        match self.0.0.try_send(Message::Line(bytes.to_vec())) {
+        let Some(queue) = QUEUE.get() else { return io::stderr().write(bytes) };
+        match queue.try_send(Message::Line(bytes.to_vec())) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 dropped().inc();
@@ -109,9 +109,9 @@ impl io::Write for Line<'_> {
 }
 
 impl<'q> MakeWriter<'q> for Queue {
-    type Writer = Line<'q>;
+    type Writer = Line;
 
-    fn make_writer(&'q self) -> Line<'q> {
-        Line(self)
+    fn make_writer(&'q self) -> Line {
+        Line
     }
 }

@@ -137,7 +137,7 @@ fn row_45_a_mount_rescues_a_condemned_blob() {
     assert_eq!(client.push_blob("a", &bytes).unwrap().status, 201);
     wait("the blob is condemned", || {
         let metrics = String::from_utf8(client.get("/metrics").unwrap().body).unwrap();
-        metrics.contains("registry_gc_waiting_links 1\n").then_some(())
+        metrics.contains("registry_gc_condemned_total 1\n").then_some(())
     });
     assert_eq!(client.mount("b", &digest, "a").unwrap().status, 201);
     assert_eq!(client.push_manifest("b", "t", &image(&[&bytes])).unwrap().status, 201);

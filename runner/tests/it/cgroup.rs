@@ -480,7 +480,7 @@ fn a_root_that_holds_processes_is_named_with_the_way_out() {
              echo 0 > \"$unified/{top}/cgroup.procs\"
              echo +hugetlb > \"$unified/cgroup.subtree_control\"
              exec unshare --cgroup --mount bash -c 'umount \"$1\"; mount -t cgroup2 none \"$1\" &&
-                 exec \"$0\" --exact {name} --nocapture' \"$0\" \"$unified\"",
+                 exec \"$0\" --exact cgroup::{name} --nocapture' \"$0\" \"$unified\"",
             mounted("cgroup2")
         );
         again(name, &["--mount"], &script);
