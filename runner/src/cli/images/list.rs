@@ -50,7 +50,9 @@ fn run(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let store = globals.store()?;
     let mut images = rows(Described::all(&store)?);
     for filter in arguments.values("filter") {
-        Filter::parse(filter, &images)?.apply(&mut images);
+        // As with Docker, whose engine refuses a filter, not its command line.
+        let filter = Filter::parse(filter, &images).map_err(|failure| failure.exits(1))?;
+        filter.apply(&mut images);
     }
     if let Some(pattern) = arguments.operands.first() {
         images.retain(|image| matches_reference(pattern, image));
