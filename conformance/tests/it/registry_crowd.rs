@@ -148,7 +148,8 @@ fn half_open_connections_are_cut_and_hurt_nobody() -> anyhow::Result<()> {
 
 #[test]
 fn a_body_that_stops_is_cut() -> anyhow::Result<()> {
-    let registry = start()?;
+    // Five minutes, unless told otherwise.
+    let registry = Registry::start(Options::default().env("REGISTRY_LIMITS_BODY", "5s"))?;
     let location = open_upload(&registry, "a")?;
     let mut connection = Connection::open(registry.address())?;
     let head =
@@ -162,6 +163,7 @@ fn a_body_that_stops_is_cut() -> anyhow::Result<()> {
         Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
     };
     ensure!(is_cut, "a body of which nothing more came was waited for");
+    ensure!(rest.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&rest));
     registry.get("/v2/")?.expect(200)?;
     Ok(())
 }

@@ -2,10 +2,12 @@
 //! clients that push only to absolute URLs, and configuration files as its documentation has them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use conformance::http::Request;
@@ -138,6 +140,65 @@ fn certificate(scratch: &Scratch) -> Result<()> {
         "subjectAltName=DNS:localhost,IP:127.0.0.1",
     ]);
     process::run(&mut command)?;
+    Ok(())
+}
+
+/// How long a slow source says nothing: longer than a client's upload could once pause.
+const STALL: Duration = Duration::from_secs(22);
+
+/// Passes connections on to `server`; the answer that first reaches a mebibyte stalls there.
+fn stalling_proxy(server: SocketAddr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || -> Result<()> {
+        let stalled = Arc::new(AtomicBool::new(false));
+        for client in listener.incoming() {
+            let (client, server) = (client?, TcpStream::connect(server)?);
+            let (mut requests, mut to) = (client.try_clone()?, server.try_clone()?);
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut requests, &mut to);
+                to.shutdown(Shutdown::Write)
+            });
+            let stalled = Arc::clone(&stalled);
+            std::thread::spawn(move || pass_on(server, client, &stalled));
+        }
+        Ok(())
+    });
+    Ok(address)
+}
+
+fn pass_on(mut from: TcpStream, mut to: TcpStream, stalled: &AtomicBool) -> std::io::Result<()> {
+    let (mut buffer, mut passed) = (vec![0; 64 << 10], 0);
+    loop {
+        let length = from.read(&mut buffer)?;
+        if length == 0 {
+            return to.shutdown(Shutdown::Write);
+        }
+        to.write_all(&buffer[..length])?;
+        passed += length;
+        if passed > 1 << 20 && !stalled.swap(true, Ordering::Relaxed) {
+            std::thread::sleep(STALL);
+        }
+    }
+}
+
+/// A copy between registries uploads what it downloads, and pauses with it.
+#[test]
+fn skopeo_copies_from_a_source_that_stalls() -> Result<()> {
+    let (source, target) =
+        (Registry::start(Options::default())?, Registry::start(Options::default())?);
+    let image =
+        conformance::image::oci_image(&[("noise", &conformance::image::noise(22, 4 << 20))])?;
+    conformance::image::push_image(&source, "app", "t", &image)?;
+    let from = format!("docker://{}/app:t", stalling_proxy(source.address())?);
+    let to = format!("docker://{}/app:t", target.host());
+    let begin = Instant::now();
+    let mut command = Command::new(tool("skopeo")?);
+    command.args(["copy", "--src-tls-verify=false", "--dest-tls-verify=false", &from, &to]);
+    let output = run_for(PATIENCE, &mut command)?;
+    ensure!(output.status.success(), "{}", output.stderr);
+    ensure!(begin.elapsed() >= STALL, "nothing has stalled");
+    target.get("/v2/app/manifests/t")?.expect(200)?;
     Ok(())
 }
 
