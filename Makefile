@@ -59,21 +59,30 @@ suite  = @echo "== suite $(1)"; start=$$(date +%s); $(3) || { echo "suite $(1) f
   echo "$(1) $$(($$(date +%s) - start)) $(2)" >> $(SUITES)
 it     = cd $(1) && $(IT)/$(1) --quiet
 BLACK_BOX := $(filter-out main,$(basename $(notdir $(wildcard conformance/tests/it/*.rs))))
-BUDGET_registry_differential := 90
-BUDGET     = $(or $(BUDGET_$(1)),60)
-BUDGET_deploy_chart := 120
-BUDGET_deploy_image := 90
+BUDGET     = $(or $(BUDGET_$(1)),90)
+BUDGET_deploy_chart := 180
+BUDGET_deploy_image := 120
+BUDGET_registry_clients := 150
+BUDGET_registry_crash := 240
+BUDGET_registry_crowd := 120
+BUDGET_registry_differential := 180
+BUDGET_registry_load := 300
+BUDGET_run_basics := 180
+BUDGET_run_concurrency := 240
+BUDGET_run_corpus := 240
+BUDGET_run_docker_table := 270
+BUDGET_run_guest := 330
 
 test: install        ## Everything, through the wire and the kernel (root; installs what it needs)
 	@rm -f $(SUITES)
 	$(call suite,check,600,$(MAKE) check)
 	$(call suite,build,600,$(MAKE) build)
 	$(call suite,static,600,$(MAKE) static)
-	$(call suite,registry,240,$(call it,registry) --skip crash:: --skip syncs:: --skip soak:: --skip faults::)
-	$(call suite,registry-crash,240,$(call it,registry) --test-threads=1 crash:: syncs:: soak::)
-	$(call suite,registry-faults,120,$(call it,registry) faults::)
-	$(call suite,runner,240,$(call it,runner) --skip known_bad_measures)
-	$(call suite,runner-known-bad,120,$(call it,runner) known_bad_measures)
+	$(call suite,registry,300,$(call it,registry) --skip crash:: --skip syncs:: --skip soak:: --skip faults::)
+	$(call suite,registry-crash,300,$(call it,registry) --test-threads=1 crash:: syncs:: soak::)
+	$(call suite,registry-faults,180,$(call it,registry) faults::)
+	$(call suite,runner,270,$(call it,runner) --skip known_bad_measures)
+	$(call suite,runner-known-bad,180,$(call it,runner) known_bad_measures)
 	@set -e; for suite in $(foreach name,$(BLACK_BOX),$(name)=$(call BUDGET,$(name))); do \
 	  $(MAKE) --no-print-directory black-box NAME=$${suite%=*} SECONDS_AT_MOST=$${suite#*=}; done
 	@awk '{ late = $$2 > $$3; bad += late; total += $$2; \

@@ -63,7 +63,8 @@ fn output_that_is_lost_is_the_exit_code() {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let told = said(child.wait_with_output().unwrap());
-    assert!(told.code != 125 && told.err.is_empty(), "{told:?}");
+    // (The program may notice it.)
+    assert!(told.code != 125 && !told.err.contains("rrun"), "{told:?}");
     host.ok(&["kill", "box"]);
 }
 

@@ -62,6 +62,8 @@ fn a_legacy_chain_that_drops() {
 fn interfaces_that_did_not_forward_still_do_not() {
     on_site(|site| {
         let forwards = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward");
+        // A new namespace begins with what this machine has, and an engine may have turned it on.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         tool(&["ip", "link", "add", "other0", "type", "bridge"]);
         assert_eq!(forwards().unwrap(), "0\n");
         site.serve("web", &["-p", "8080:80"]);
