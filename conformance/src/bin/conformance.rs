@@ -95,7 +95,7 @@ struct Torture {
     /// The same with Debian's docker-registry
     #[arg(long)]
     peer: bool,
-    /// Builds with a step left out as well, which must be noticed (`make failpoints`)
+    /// Builds with a step left out as well, which must be noticed (the debug build)
     #[arg(long)]
     known_bad: bool,
     /// Write the page about it here, not to stdout
