@@ -281,6 +281,8 @@ fn a_failing_disk_stops_pushes_and_not_pulls() {
         let failed = client.push_blob("a", NEW).unwrap();
         assert!(failed.status >= 500 && failed.status != 507, "{point}: {}", failed.status);
         assert_eq!(client.get("/readyz").unwrap().status, 503, "{point}");
+        // What is there can still be pulled.
+        assert_eq!(client.get("/readyz?exclude=writes").unwrap().status, 200, "{point}");
         let refused = client.push_manifest("a", "new", &new_manifest()).unwrap();
         assert!(refused.status >= 500, "{}", refused.status);
         client.pull("a", "kept").unwrap();

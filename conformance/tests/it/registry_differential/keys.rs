@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -288,7 +289,7 @@ fn run(job: &Job, scratch: &Path, number: usize) -> Result<(String, String)> {
     Ok((start(with(theirs), port)?, check(with(ours), job.key)?))
 }
 
-/// Whether it listens.
+/// Whether it serves.
 fn start(mut command: Command, port: u16) -> Result<String> {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     let began = Instant::now();
@@ -296,7 +297,7 @@ fn start(mut command: Command, port: u16) -> Result<String> {
         if child.try_wait()?.is_some() {
             return Ok("refuses".to_owned());
         }
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+        if answers(port) {
             break "starts";
         }
         if began.elapsed() > Duration::from_secs(20) {
@@ -307,6 +308,18 @@ fn start(mut command: Command, port: u16) -> Result<String> {
     child.kill()?;
     child.wait()?;
     Ok(outcome.to_owned())
+}
+
+/// Whether anything is answered: distribution listens before it reads its certificates, and ends
+/// when it cannot. (Over TLS this is answered too, by what is wrong with it.)
+fn answers(port: u16) -> bool {
+    let ask = || -> std::io::Result<usize> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        stream.read(&mut [0])
+    };
+    ask().is_ok_and(|length| length > 0)
 }
 
 /// What a start would say.

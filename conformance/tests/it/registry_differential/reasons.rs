@@ -152,10 +152,7 @@ pub(crate) const REASONS: &[(&str, &str)] = &[
     ),
     ("http.host: *", STRICT),
     ("http.secret: *", NO_EFFECT),
-    (
-        "http.tls*",
-        "A certificate that cannot be read, or a key of TLS without one, is an error; there plain HTTP is served.",
-    ),
+    ("http.tls*", "A key of TLS without a certificate is an error; there plain HTTP is served."),
     ("http.debug.prometheus.*", "Without `http.debug.addr` it has no effect, which is said."),
     ("http.http2.*", NO_EFFECT),
     ("notifications.*", NO_EFFECT),

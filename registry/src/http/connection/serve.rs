@@ -83,7 +83,7 @@ impl Worker {
         let link = Rc::clone(place.link());
         watch::watched(&link, &self.limits, async {
             if let Err(error) = self.run(tcp, peer, &place).await {
-                tracing::debug!(peer = ?peer.map(address), %error, "a connection broke");
+                tracing::debug!(peer = peer.map(address).map(tracing::field::display), %error, "a connection broke");
             }
         })
         .await;
@@ -207,12 +207,12 @@ impl Worker {
         peer: Option<SocketAddr>,
         sender: Sender<'_>,
     ) -> io::Result<()> {
-        let peer = peer.map(address);
+        let peer = peer.map(address).map(tracing::field::display);
         if what.starts_with(TLS_HELLO) {
             // Docker and containerd try it before they fall back, at every pull.
-            tracing::debug!(?peer, "a client speaks TLS, and this port does not");
+            tracing::debug!(peer, "a client speaks TLS, and this port does not");
         } else {
-            tracing::debug!(?peer, why, "refused what is no request");
+            tracing::debug!(peer, why, "refused what is no request");
         }
         let message = format!("this is not a request that can be answered: {why}");
         let error = ApiError::bad_request(ErrorCode::Unsupported, message);
@@ -222,7 +222,7 @@ impl Worker {
 
     fn no_handshake(&self, peer: Option<SocketAddr>, error: &dyn std::fmt::Display) {
         self.state.metrics().handshake_errors().inc();
-        tracing::debug!(peer = ?peer.map(address), %error, "no TLS handshake");
+        tracing::debug!(peer = peer.map(address).map(tracing::field::display), %error, "no TLS handshake");
     }
 }
 
