@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
+use super::ahead::Ahead;
 use super::{ALGORITHMS, Disk, Timings};
 
 /// How a directory is opened.
@@ -23,7 +24,7 @@ pub struct Options {
     /// never.
     ///
     /// What is large costs less processor time so, and does not push out of memory what others
-    /// pull. Its first pull reads it from the disk. The beginning stays in memory.
+    /// pull. As far as there is memory at hand it is read back in the background.
     pub direct_from: Option<u64>,
 }
 
@@ -33,7 +34,7 @@ impl Default for Options {
     }
 }
 
-/// Most layers are smaller: what was just pushed is about to be pulled, from memory.
+/// Most layers are smaller, and are in memory without being read back.
 const DIRECT_FROM_BYTES: u64 = 32 << 20;
 
 /// Largest default reserve: enough for the database's log and for deletes.
@@ -96,6 +97,7 @@ impl Disk {
             root: root.to_owned(),
             reserve: options.reserve.unwrap_or(RESERVE_BYTES.min(percent)),
             direct_from: options.direct_from.unwrap_or(u64::MAX),
+            ahead: options.direct_from.and_then(|_| Ahead::start()),
             boot_id: boot_id(),
             broken: OnceLock::new(),
             timings: Timings::default(),

@@ -121,7 +121,12 @@ impl Disk {
             Ok(meta) if !meta.is_file() => Ok(Some(Rotten::Absent)),
             Ok(meta) if meta.len() == size => Ok(None),
             Ok(meta) => Ok(Some(Rotten::Length(meta.len()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(Rotten::Absent)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.open_blob(digest).map(|_| None).or_else(|error| match error.kind() {
+                    io::ErrorKind::NotFound => Ok(Some(Rotten::Absent)),
+                    _ => Err(error),
+                })
+            }
             Err(error) => Err(error),
         }
     }

@@ -8,9 +8,11 @@
 //! Everything here blocks: callers run it on a pool. Which repository holds which digest is none
 //! of this module's business; the order of bytes and facts is `content`'s.
 
+mod ahead;
 mod block;
 mod directory;
 mod inventory;
+mod memory;
 mod session;
 mod timings;
 
@@ -19,6 +21,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use shared::{Algorithm, Digest, Hasher};
 
@@ -60,6 +63,8 @@ pub struct Disk {
     reserve: u64,
     /// From here on the bytes of an upload are written past the page cache.
     direct_from: u64,
+    /// `None` where everything goes through the page cache.
+    ahead: Option<ahead::Ahead>,
     boot_id: String,
     broken: OnceLock<String>,
     timings: Timings,
@@ -133,19 +138,28 @@ impl Disk {
     ///
     /// # Errors
     /// `NotFound` when no such bytes are published; what is no regular file (a link, a pipe) is
-    /// none of ours and leads nowhere.
+    /// none of ours and leads nowhere. Another error when the directory is gone in which they would
+    /// be: a disk that is not mounted says nothing about its blobs.
     pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
-        timed(&self.timings.reader, || open_regular(&self.blob_path(digest)))
+        match timed(&self.timings.reader, || open_regular(&self.blob_path(digest))) {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && !self.shard_path(digest).is_dir() =>
+            {
+                Err(io::Error::other("the blobs' directory is gone"))
+            }
+            other => other,
+        }
     }
 
     /// The same where that takes no wait for the disk; `None` where it might, or fails.
     pub fn open_blob_in_memory(&self, digest: &Digest) -> Option<File> {
         use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let path = self.blob_path(digest);
+        let (path, began) = (self.blob_path(digest), Instant::now());
         // Linux 5.12; where it is not known, or not allowed, the pool does it.
         let file = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED);
         let file = File::from(file.ok()?);
+        self.timings.reader.observe(began.elapsed().as_secs_f64());
         file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
     }
 

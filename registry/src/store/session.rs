@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,6 +20,7 @@ use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use shared::{Algorithm, Digest, Hasher, RepoName};
 use uuid::Uuid;
 
+use super::ahead;
 use super::{Block, Disk, StoreError, hash_range};
 use crate::failpoint::fail_point;
 use crate::sys;
@@ -101,6 +103,8 @@ pub struct Session {
     /// Open while somebody writes; an idle session holds no descriptor.
     data: Option<File>,
     direct: Direct,
+    /// What went past the page cache, mostly, and nobody has asked to be read back yet.
+    unread: Range<u64>,
 }
 
 /// The same file, written past the page cache. Source: open(2), `O_DIRECT`.
@@ -143,6 +147,7 @@ impl Disk {
             allocated: 0,
             data: None,
             direct: Direct::Closed,
+            unread: 0..0,
         };
         let made = fs::create_dir(&dir)
             .map_err(|source| self.failed("create the upload", source))
@@ -206,6 +211,7 @@ impl Disk {
             allocated: u64::MAX,
             data: Some(data),
             direct: Direct::Closed,
+            unread: 0..0,
         }))
     }
 
@@ -288,6 +294,7 @@ impl Session {
         self.hasher = checkpoint.hasher;
         self.offset = checkpoint.offset;
         self.saved = None;
+        self.unread = 0..0;
         self.written_back = self.written_back.min(self.offset);
         self.allocated = u64::MAX;
         self.trim(disk)?;
@@ -408,9 +415,26 @@ impl Session {
             Err(errno) => return Err(disk.failed("write the upload", errno.into())),
         };
         self.hasher.update(&bytes[..written]);
+        if self.unread.is_empty() {
+            self.unread.start = self.offset;
+        }
         self.offset += written as u64;
+        self.unread.end = self.offset;
+        if self.unread.end - self.unread.start >= ahead::PART_BYTES {
+            self.read_back(disk);
+        }
         // Nothing, or what is not aligned any more.
         self.append(disk, &[&bytes[written..]])
+    }
+
+    /// Has what went past the page cache read into it, as far as there is memory.
+    fn read_back(&mut self, disk: &Disk) {
+        let Range { start, end } = std::mem::take(&mut self.unread);
+        if let (Some(ahead), Some(data)) = (&disk.ahead, &self.data)
+            && start < end
+        {
+            ahead.ask(data, start, end - start);
+        }
     }
 
     fn open_direct(&mut self, disk: &Disk) -> Result<(), StoreError> {
@@ -489,6 +513,7 @@ impl Session {
     pub fn sync(&mut self, disk: &Disk, algorithm: Algorithm) -> Result<Digest, StoreError> {
         self.open(disk)?;
         self.trim(disk)?;
+        self.read_back(disk);
         let Some(data) = &self.data else { return Ok(self.hasher.clone().finish()) };
         let digest = if algorithm == self.algorithm {
             self.hasher.clone().finish()

@@ -147,6 +147,18 @@ fn a_blob_whose_file_is_short_long_missing_or_elsewhere_is_healed_by_the_next_pu
     assert!(!heals("meet-rot=off", "empty", harms[0].1), "clients skip the push");
 }
 
+/// A disk that is not mounted is no rot: its blobs are served again once it is there.
+#[test]
+fn blobs_whose_directory_is_gone_are_not_taken_out_of_service() {
+    let case = Case::start("");
+    let (blobs, away) = (case.root().join("blobs"), case.root().join("away"));
+    std::fs::rename(&blobs, &away).unwrap();
+    let mut client = case.client();
+    assert_eq!(status(client.get(&blob_path(LAYER))), 500);
+    std::fs::rename(&away, &blobs).unwrap();
+    client.pull("app", "v1").unwrap();
+}
+
 #[test]
 fn syncs_of_a_slow_disk_hold_up_nobody_who_pulls() {
     let pushes = |failpoints: &str| {
@@ -438,4 +450,31 @@ fn too_many_open_files_are_answered_with_try_again() {
     limit("1000:");
     assert_eq!(status(client.get(&blob_path(LAYER))), 200);
     assert_eq!(status(client.push_blob("app", b"another")), 201);
+}
+
+/// Bytes of a file that are in memory.
+fn in_memory(file: &Path) -> u64 {
+    let fincore = Command::new("fincore").args(["-b", "-n", "-o", "RES"]).arg(file).output();
+    let text = String::from_utf8(fincore.unwrap().stdout).unwrap();
+    text.trim().parse().unwrap()
+}
+
+#[test]
+fn what_was_just_pushed_past_the_page_cache_is_read_back_into_it() {
+    let read_back = |failpoints: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let environment =
+            [("REGISTRY_FAILPOINTS", failpoints), ("REGISTRY_STORAGE_FILESYSTEM_DIRECTFROM", "0")];
+        let server = Server::start(&directory.path().join("store"), &environment);
+        let layer: Vec<u8> = (0_u32..10 << 20).flat_map(u32::to_le_bytes).collect();
+        assert_eq!(status(server.client().push_blob("app", &layer)), 201);
+        let file = file_of(&server.root, &layer);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while in_memory(&file) < layer.len() as u64 && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        in_memory(&file) * 10 / layer.len() as u64
+    };
+    assert_eq!(read_back(""), 10);
+    assert!(read_back("read-ahead=off") < 5);
 }

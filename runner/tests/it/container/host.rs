@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
@@ -427,6 +427,53 @@ fn the_strict_profile_opens_no_virtual_machine_socket() {
 
 fn libc_enosys() -> i32 {
     rustix::io::Errno::NOSYS.raw_os_error()
+}
+
+#[test]
+fn what_a_flag_opens() {
+    let host = Host::new();
+    let source = host.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let bind = format!("{}:/v", source.display());
+    let run = host.shell(&["-v", &bind], ": > /v/f; chmod 4755 /v/f");
+    assert_eq!(run.code, 0, "{run:?}");
+    let left = std::fs::metadata(source.join("f")).unwrap();
+    assert_eq!((left.mode() & 0o7777, left.uid()), (0o4755, 0));
+
+    host.detached("box", &["-v", "shared:/v"], "echo from one > /v/f; exec sleep 60");
+    let run = host.shell(&["-v", "shared:/v"], "until cat /v/f 2> /dev/null; do sleep 0.1; done");
+    assert_eq!(run.out, "from one\n", "{run:?}");
+
+    let own = std::process::id();
+    let sees = format!("test -d /proc/{own} && kill -0 {own} && echo reached");
+    assert_eq!(host.shell(&["--pid", "host"], &sees).out, "reached\n");
+    assert_eq!(host.shell(&["--pid", "container:box"], &sees).out, "");
+    let run =
+        host.shell(&["--pid", "container:box"], "cat /proc/1/comm; kill -0 1 && echo reached");
+    assert_eq!(run.out, "sleep\nreached\n", "{run:?}");
+    host.ok(&["rm", "-f", "box"]);
+}
+
+/// `SECURITY.md` names the test of each of its sentences about containers.
+#[test]
+fn every_promise_names_its_test() {
+    let text = include_str!("../../../../SECURITY.md");
+    let (_, section) = text.split_once("\n## What a container may do\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let listed = Command::new(std::env::current_exe().unwrap()).arg("--list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let tests: BTreeSet<&str> =
+        listed.lines().filter_map(|line| line.strip_suffix(": test")).collect();
+    let promises: Vec<&str> = section.split("\n- ").skip(1).collect();
+    assert!(promises.len() > 20, "{}", promises.len());
+    for promise in promises {
+        let quoted = promise.split('`').skip(1).step_by(2);
+        let named: Vec<&str> = quoted.filter(|word| word.contains("::")).collect();
+        assert!(!named.is_empty(), "no test is named by: {promise}");
+        for name in named {
+            assert!(tests.contains(name), "there is no test {name}");
+        }
+    }
 }
 
 #[test]
