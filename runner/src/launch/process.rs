@@ -306,7 +306,8 @@ mod tests {
         say(Message::Terminal);
         assert!(matches!(process.hear(&[own]), Begun::NotYet));
         assert!(process.streams.stdin.is_none(), "none was asked for");
-        drop(theirs);
+        // Not by closing it: a child that another thread is making has a copy for a moment.
+        rustix::net::shutdown(&theirs, rustix::net::Shutdown::Both).unwrap();
         assert!(matches!(process.hear(&[own]), Begun::Runs));
         for child in &mut children {
             child.kill().unwrap();
