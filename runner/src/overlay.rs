@@ -109,3 +109,10 @@ fn stack_by_number(layers: &Layers, place: &Path) -> Result<OwnedFd, Errno> {
     rustix::mount::unmount(place, UnmountFlags::DETACH)?;
     detached
 }
+
+/// Whether an extended attribute would be read by overlayfs as a mark of its own.
+///
+/// A layer must not speak to overlayfs: it could hide or redirect what other layers hold.
+pub fn speaks_to_overlay(xattr: &str) -> bool {
+    xattr.starts_with("trusted.overlay.") || xattr.starts_with("user.overlay.")
+}

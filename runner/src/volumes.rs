@@ -40,7 +40,7 @@ pub fn create(volumes: &Path, volume: &Volume) -> io::Result<bool> {
     if public.join("meta.json").exists() {
         return Ok(false);
     }
-    let staging = volumes.join(format!(".new-{}", crate::images::new_container_id()));
+    let staging = volumes.join(format!(".new-{}", crate::random::id()));
     fs::DirBuilder::new().mode(0o711).create(&staging)?;
     let made = fs::create_dir(staging.join("_data"))
         // Whatever the caller's umask: Docker's volumes can be read and passed through.
@@ -106,7 +106,7 @@ pub fn data(volumes: &Path, name: &str) -> PathBuf {
 /// be deleted is tried again by [`crate::images::Store::empty_trash`].
 pub fn remove(volumes: &Path, name: &str) -> io::Result<()> {
     // Hidden first: nobody finds half a volume.
-    let hidden = format!("{REMOVING}{}", crate::images::new_container_id());
+    let hidden = format!("{REMOVING}{}", crate::random::id());
     fs::rename(volumes.join(name), volumes.join(&hidden))?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = rustix::fs::open(volumes, flags, Mode::empty())?;

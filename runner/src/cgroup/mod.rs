@@ -37,7 +37,7 @@ pub use self::error::CgroupError;
 use self::error::{Judge, missing_controller_hint, refused};
 use self::hierarchy::Hierarchy;
 use self::settings::Setting;
-pub use self::usage::Stats;
+pub use self::usage::{Oom, Stats};
 
 /// Ours, below the root of each hierarchy.
 const HOME: &str = "roadstead";

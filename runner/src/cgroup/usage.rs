@@ -1,8 +1,9 @@
 //! What a container has used, and whether memory ran out.
 
+use serde::{Deserialize, Serialize};
+
 use super::files;
 use super::{Cgroup, Leaf};
-use crate::launch::protocol::Oom;
 
 /// Limits of v1 at and above this are "no limit", rounded down to pages of any size.
 const V1_UNLIMITED: u64 = i64::MAX as u64 - (1 << 20);
@@ -10,6 +11,14 @@ const V1_UNLIMITED: u64 = i64::MAX as u64 - (1 << 20);
 /// Time is counted in these in v1's `cpuacct.stat`, whatever the kernel's own ticks are. Source:
 /// `USER_HZ`, times(2).
 const NANOSECONDS_PER_TICK: u64 = 10_000_000;
+
+/// The memory limit that was met, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Oom {
+    /// `None`: no limit of the container's own; the host was short of memory.
+    pub limit: Option<u64>,
+    pub peak: Option<u64>,
+}
 
 /// What has been used. `None` where this kernel does not count it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

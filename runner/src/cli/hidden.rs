@@ -41,7 +41,7 @@ fn hides_link(store: &Store, layers: &[DiffId], directory: &str) -> Option<(Diff
             None => {}
             Some(above) => {
                 if let Some(target) = layer.link_at(directory.as_bytes()) {
-                    let target = crate::unpack::path_to_text(&target);
+                    let target = crate::path_text::to_text(&target);
                     return Some((above.clone(), target));
                 }
             }

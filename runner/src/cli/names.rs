@@ -80,7 +80,7 @@ const SECOND: [&str; 64] = [
 /// Two words and four hex digits: one in 270 million, so that nothing has to be asked before a
 /// name is taken.
 pub(super) fn random() -> String {
-    let id = crate::images::new_container_id();
+    let id = crate::random::id();
     let number = |from: usize, to: usize| usize::from_str_radix(&id[from..to], 16).unwrap_or(0);
     format!("{}_{}_{}", FIRST[number(0, 4) % 64], SECOND[number(4, 8) % 64], &id[8..12])
 }

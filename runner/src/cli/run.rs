@@ -17,7 +17,7 @@ use crate::cli::{Globals, Verb, print_line};
 use crate::container::{Hosts, Record};
 use crate::dirs::Dirs;
 use crate::failure::Failure;
-use crate::images::{ContainerDir, Lease, Store, StoreError, new_container_id};
+use crate::images::{ContainerDir, Lease, Store, StoreError};
 use crate::launch::RunDirectory;
 use crate::net;
 use crate::pull::PullOptions;
@@ -308,7 +308,7 @@ fn settle(
     let config = ImageConfig::parse(&bytes).map_err(|error| {
         Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
     })?;
-    let id = new_container_id();
+    let id = crate::random::id();
     let created = Timestamp::now().to_rfc3339();
     let host = host(request, store);
     let record = crate::spec::record(request, &config, image_use, &host, &id, created)

@@ -9,7 +9,7 @@ use crate::cli::listing::{LABEL, Listing, print_inspected};
 use crate::cli::mount_flags::volume_name;
 use crate::cli::{Globals, Verb, confirm, print_line, values};
 use crate::failure::Failure;
-use crate::images::{Store, new_container_id, volume_bytes};
+use crate::images::{Store, volume_bytes};
 use crate::pull::human_bytes;
 use crate::timestamp::Timestamp;
 use crate::volumes::{self, Volume};
@@ -96,7 +96,7 @@ fn create(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     }
     let name = match arguments.operands.first() {
         Some(name) => volume_name(name)?,
-        None => new_container_id(),
+        None => crate::random::id(),
     };
     let volume = Volume {
         anonymous: arguments.operands.is_empty(),

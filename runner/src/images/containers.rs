@@ -49,11 +49,6 @@ impl ContainerDir {
     }
 }
 
-/// 64 random hex digits.
-pub fn new_container_id() -> String {
-    files::random_name() + &files::random_name()
-}
-
 impl Store {
     /// Makes `containers/<id>` with `config.json`, `rw/u` (with the root's attributes), `rw/w` and
     /// `log`, and `names/<name>`. One shared hold covers "all layers are here" and the record, so
@@ -72,7 +67,7 @@ impl Store {
         if let Some(chain) = &record.image.fixups {
             self.fixups(chain)?;
         }
-        let work = format!("work/{}", files::random_name());
+        let work = format!("work/{}", crate::random::name());
         let (staging, file) = self.stage_container(&work, record).map_err(|error| {
             self.discard(&work);
             what()(error)

@@ -53,7 +53,7 @@ pub(crate) fn replace(
     }
     let folder = open_dir(dir, folder)?;
     let durably = if left_out("record-synced") { Durably::No } else { durably };
-    let temporary = format!(".{name:.100}.{}", random_name());
+    let temporary = format!(".{name:.100}.{}", crate::random::name());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(&folder, &temporary, flags, Mode::RUSR | Mode::WUSR)?;
     let written = write_all(file.as_fd(), bytes)
@@ -128,31 +128,6 @@ pub(crate) fn names_that(
 
 pub(crate) fn exists(dir: BorrowedFd<'_>, path: &str) -> bool {
     rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-}
-
-/// 128 random bits as 32 hex digits.
-pub(crate) fn random_name() -> String {
-    let mut text = String::with_capacity(32);
-    for byte in random_bytes::<16>() {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
-/// Bytes nobody can guess.
-pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        // Fails only before the kernel's pool is seeded, which a blocking call waits for, or
-        // interrupted by a signal.
-        if let Ok(count) =
-            rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())
-        {
-            filled += count;
-        }
-    }
-    bytes
 }
 
 pub(crate) fn errno(error: std::io::Error) -> Errno {

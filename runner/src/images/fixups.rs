@@ -53,7 +53,7 @@ impl Store {
                 members.clear();
             }
             let implied =
-                facts.implied.iter().map(|text| crate::unpack::path_from_text(text)).collect();
+                facts.implied.iter().map(|text| crate::path_text::from_text(text)).collect();
             members.push(Member { layer, facts, implied });
         }
         let root = members.iter().rev().find_map(|member| member.facts.root.clone());
@@ -126,7 +126,7 @@ fn fixes(members: &[Member]) -> Result<BTreeMap<Vec<u8>, Attributes>, StoreError
     }
     for member in members {
         for text in &member.facts.whiteouts_in {
-            let path = crate::unpack::path_from_text(text);
+            let path = crate::path_text::from_text(text);
             if !fixes.contains_key(&path)
                 && contributions(members, &path)? == 1
                 && let Some(attributes) = attributes_shown(members, &path)?

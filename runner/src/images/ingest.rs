@@ -70,7 +70,7 @@ impl Store {
     /// A directory to work in.
     pub(crate) fn stage(&self) -> Result<Staging<'_>, StoreError> {
         let what = || StoreError::io("make a working directory");
-        let path = format!("work/{}", files::random_name());
+        let path = format!("work/{}", crate::random::name());
         // Under SH, so that no sweep meets it between its making and its locking.
         let _hold = self.hold_shared()?;
         rustix::fs::mkdirat(self.dir(), &path, Mode::RWXU).map_err(what())?;

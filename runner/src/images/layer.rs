@@ -145,7 +145,7 @@ pub(crate) fn attributes(dir: &OwnedFd) -> rustix::io::Result<Attributes> {
     };
     for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let Ok(name) = std::str::from_utf8(name) else { continue };
-        if crate::unpack::speaks_to_overlay(name) {
+        if crate::overlay::speaks_to_overlay(name) {
             continue;
         }
         let mut value = vec![0; 64 << 10];

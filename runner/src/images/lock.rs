@@ -38,7 +38,7 @@ impl Store {
     /// A new lease that names nothing yet.
     pub fn lease(&self) -> Result<Lease, StoreError> {
         let what = || StoreError::io("make a lease");
-        let name = files::random_name();
+        let name = crate::random::name();
         let folder = files::open_dir(self.dir(), "leases").map_err(what())?;
         // Under SH, so that no sweep meets the file between its making and its locking.
         let _hold = self.hold_shared()?;

@@ -48,7 +48,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-pub use self::containers::{ContainerDir, new_container_id};
+pub use self::containers::ContainerDir;
 pub(crate) use self::durable::sync_worker;
 pub use self::error::{InUse, StoreError};
 pub(crate) use self::files::{RECORD_BYTES_MAX, write_all};

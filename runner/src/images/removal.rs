@@ -11,7 +11,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, Result};
 
-use super::files::random_name;
 use crate::known_bad::left_out;
 
 /// Directories that are open at once, one in the other. Trees of real programs are not deeper, and
@@ -90,7 +89,7 @@ impl Pass<'_> {
         let deeper = match &self.deeper {
             Some((_, deeper)) => deeper,
             None => {
-                let beside = CString::new(random_name()).unwrap_or_default();
+                let beside = CString::new(crate::random::name()).unwrap_or_default();
                 rustix::fs::mkdirat(self.parent, &*beside, Mode::RWXU)?;
                 let fd = super::files::open_dir_at(self.parent, &beside)?;
                 &self.deeper.insert((beside, fd)).1

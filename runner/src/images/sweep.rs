@@ -11,7 +11,7 @@ use crate::known_bad::left_out;
 impl Store {
     /// Takes something away under its public name. Deciding that it may go is the caller's.
     pub(crate) fn to_trash(&self, path: &str) -> rustix::io::Result<()> {
-        let target = format!("trash/{}", files::random_name());
+        let target = format!("trash/{}", crate::random::name());
         rustix::fs::renameat(self.dir(), path, self.dir(), target)
     }
 

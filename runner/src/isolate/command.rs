@@ -235,7 +235,7 @@ pub(super) fn enter_processes(status: &OwnedFd) -> Done {
 
 fn load(seccomp: Option<&Program>) -> Done {
     match seccomp {
-        Some(program) => at(Step::Seccomp, 0, sys::process::load_seccomp(program)),
+        Some(program) => at(Step::Seccomp, 0, sys::seccomp::load(program)),
         None => Ok(()),
     }
 }

@@ -237,7 +237,7 @@ fn copy_xattrs(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
     for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
         let Ok(text) = std::str::from_utf8(name) else { continue };
         // Overlay's own marks mean something else, or nothing, on the volume's file system.
-        if crate::unpack::speaks_to_overlay(text) {
+        if crate::overlay::speaks_to_overlay(text) {
             continue;
         }
         let mut value = vec![0; 64 << 10];

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::launcher::Run;
 use super::ports::Ports;
-use super::protocol::{Exit, Failure, Oom};
+use super::protocol::{Exit, Failure};
 use super::state::{self, ExitRecord};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Oom};
 use crate::container::Record;
 use crate::dirs::Dirs;
 use crate::images::Store;
@@ -54,7 +54,7 @@ pub(super) fn mark_started(container: &Path) -> io::Result<()> {
 /// Ends everything in the cgroup and removes it. Says whether memory ran out, which only the
 /// cgroup knows.
 pub(super) fn dissolve(cgroup: &Cgroup) -> Option<Oom> {
-    let oom = cgroup.oom().map(|kill| Oom { limit: kill.limit, peak: kill.peak });
+    let oom = cgroup.oom();
     // `--pid host`: whatever it has left behind. Otherwise all are gone with the first process.
     let _ = cgroup.kill_all(Duration::from_secs(5));
     let _ = cgroup.remove(Duration::from_secs(2));

@@ -152,7 +152,7 @@ pub struct Exit {
     /// The signal that killed it.
     pub signal: Option<u8>,
     /// Set when the kernel killed something in the container for want of memory.
-    pub oom: Option<Oom>,
+    pub oom: Option<crate::cgroup::Oom>,
 }
 
 impl Exit {
@@ -163,14 +163,6 @@ impl Exit {
             None => self.code,
         }
     }
-}
-
-/// The memory limit that was met, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Oom {
-    /// `None`: no limit of the container's own; the host was short of memory.
-    pub limit: Option<u64>,
-    pub peak: Option<u64>,
 }
 
 impl Frame {

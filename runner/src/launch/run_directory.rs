@@ -220,7 +220,7 @@ fn is_lock_of(lock: &File, directory: &Path) -> io::Result<bool> {
 
 /// A name beside `path` that nobody else has.
 fn beside(path: &Path, prefix: &str) -> PathBuf {
-    let random: String = crate::images::new_container_id().chars().take(16).collect();
+    let random: String = crate::random::id().chars().take(16).collect();
     path.with_file_name(format!("{prefix}{random}"))
 }
 

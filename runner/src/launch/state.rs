@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::protocol::{Exit, Oom};
+use super::protocol::Exit;
 use super::run_directory;
 
 /// Largest state file that is read, in bytes; ours are under 1 KiB.
@@ -169,7 +169,7 @@ impl ExitRecord {
     /// A container of which nobody saw the end.
     pub(crate) fn unseen(code: u8, why: &str, started: Option<String>) -> Self {
         Self {
-            exit: Exit { code, signal: None, oom: None::<Oom> },
+            exit: Exit { code, signal: None, oom: None },
             started,
             finished: crate::timestamp::Timestamp::now().to_rfc3339(),
             error: Some(why.to_owned()),

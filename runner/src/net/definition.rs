@@ -132,7 +132,7 @@ pub(super) fn settle(
 ) -> Result<Definition, NoRange> {
     let known = all(places).unwrap_or_default();
     let is_default = asked.name == DEFAULT;
-    let id = crate::images::new_container_id();
+    let id = crate::random::id();
     let subnet = match asked.subnet {
         Some(subnet) => subnet,
         None => free(is_default, &known, taken).ok_or(NoRange)?,

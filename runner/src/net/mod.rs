@@ -401,7 +401,7 @@ fn choose_place(
         network_id: network.id.clone(),
         network: network.name.clone(),
         bridge: network.bridge.clone(),
-        veth: format!("veth{}", &crate::images::new_container_id()[..8]),
+        veth: format!("veth{}", &crate::random::id()[..8]),
         ipv4,
         prefix: network.subnet.prefix(),
         gateway: network.gateway,

@@ -4,25 +4,9 @@
 //! target stands already, and a target too far for the eight bits of a conditional jump gets an
 //! unconditional one (32 bits) beside it.
 
+use crate::sys::seccomp::{Instruction, Program};
+
 use super::{Action, Architecture, Calls, Comparison, Filter, Operator, Rule, X32_BIT};
-
-/// One instruction, in the layout of `struct sock_filter`. Source: `linux/filter.h`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Instruction {
-    pub code: u16,
-    pub jt: u8,
-    pub jf: u8,
-    pub k: u32,
-}
-
-/// A program for `seccomp(SECCOMP_SET_MODE_FILTER)`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Program {
-    pub instructions: Vec<Instruction>,
-    /// `SECCOMP_FILTER_FLAG_*`.
-    pub flags: u32,
-}
 
 // Source: `linux/bpf_common.h`.
 const LOAD_WORD: u16 = 0x20;

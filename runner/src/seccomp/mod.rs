@@ -14,11 +14,11 @@ mod table;
 
 use oci_spec::runtime::{Arch, Capabilities, LinuxSeccomp};
 
-pub use self::compile::{Instruction, Program};
 pub use self::oci::SeccompError;
 pub use self::oci::read_profile;
 use crate::container::{Record, Seccomp};
 use crate::known_bad::left_out;
+pub use crate::sys::seccomp::{Instruction, Program};
 
 /// The program for the container of `record`; `None` where it runs unconfined.
 ///

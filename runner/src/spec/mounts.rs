@@ -158,7 +158,7 @@ fn entry(asked: &MountRequest, host: &Host, index: usize, volumes: &mut Vec<Volu
         }
         MountKind::Volume { name, populate } => {
             let anonymous = name.is_none();
-            let name = name.clone().unwrap_or_else(crate::images::new_container_id);
+            let name = name.clone().unwrap_or_else(crate::random::id);
             let data = host.volumes.join(&name).join("_data");
             volumes.push(VolumeUse { mount: index, name, anonymous, populate: *populate });
             let options: &[&str] = if asked.read_only {

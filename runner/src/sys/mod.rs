@@ -7,5 +7,6 @@ pub mod clone;
 pub mod fs;
 pub mod mount;
 pub mod process;
+pub mod seccomp;
 pub mod surroundings;
 pub mod time;

@@ -7,9 +7,8 @@ use std::ptr;
 use std::sync::OnceLock;
 
 use crate::known_bad::left_out;
-use crate::seccomp::Program;
 
-fn check(result: libc::c_long) -> io::Result<()> {
+pub(super) fn check(result: libc::c_long) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -122,31 +121,6 @@ pub fn new_session_keyring() -> io::Result<()> {
     // SAFETY: a null name asks for an anonymous keyring. keyctl_join_session_keyring(3).
     check(unsafe {
         libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, ptr::null::<u8>())
-    })
-}
-
-/// Loads a seccomp filter into this thread. It holds for every program started from now on.
-///
-/// # Errors
-/// As seccomp(2): `EACCES` without no_new_privs and CAP_SYS_ADMIN.
-pub fn load_seccomp(program: &Program) -> io::Result<()> {
-    const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
-    let filter: Vec<libc::sock_filter> = program
-        .instructions
-        .iter()
-        .map(|one| libc::sock_filter { code: one.code, jt: one.jt, jf: one.jf, k: one.k })
-        .collect();
-    let length = u16::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program_of = libc::sock_fprog { len: length, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: `sock_fprog` points at `len` instructions that outlive the call; the kernel copies
-    // and checks them. seccomp(2).
-    check(unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            SECCOMP_SET_MODE_FILTER,
-            program.flags,
-            &raw const program_of,
-        )
     })
 }
 

@@ -304,7 +304,7 @@ fn read_pax(mut content: &[u8], extended: &mut Extended) -> Result<(), Refusal> 
             return Err(malformed());
         }
         pax_record(key, value, extended).ok_or_else(|| {
-            let key = super::path_to_text(key);
+            let key = crate::path_text::to_text(key);
             Refusal::format(format!("the value of {key} in a PAX header is malformed"))
         })?;
         content = &content[length..];

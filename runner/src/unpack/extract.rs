@@ -62,7 +62,7 @@ impl<R: Read> Extractor<R> {
         let finished = self.tree.finish()?;
         let listed = || finished.implied.iter().chain(&finished.whiteouts_in);
         // In JSON each is in quotes, and a byte is three letters at worst.
-        let bytes: usize = listed().map(|path| super::path_to_text(path).len() + 3).sum();
+        let bytes: usize = listed().map(|path| crate::path_text::to_text(path).len() + 3).sum();
         if bytes > LISTED_BYTES_MAX {
             return Err(Refusal::limit(format!(
                 "the names of its directories without an entry of their own, or with whiteouts, \
@@ -125,7 +125,7 @@ impl<R: Read> Extractor<R> {
             Kind::BlockDevice => self.node(path, &entry, FileType::BlockDevice)?,
             Kind::Fifo => self.node(path, &entry, FileType::Fifo)?,
             Kind::Other(letter) => {
-                let letter = super::path_to_text(&[letter]);
+                let letter = crate::path_text::to_text(&[letter]);
                 let why = format!("entries of type '{letter}' have no meaning in a layer");
                 return Err(Refusal::new(RefusalKind::Unsupported, why));
             }
@@ -223,7 +223,7 @@ impl<R: Read> Extractor<R> {
             place::change_owner(&made, entry.uid, entry.gid).map_err(owner_failed)?;
         }
         for (xattr, value) in
-            entry.xattrs.iter().filter(|(xattr, _)| !super::speaks_to_overlay(xattr))
+            entry.xattrs.iter().filter(|(xattr, _)| !crate::overlay::speaks_to_overlay(xattr))
         {
             tree::xattr_set(xattr, self.descriptors.set_xattr(&made, xattr, value))?;
         }
@@ -235,7 +235,7 @@ impl<R: Read> Extractor<R> {
 
     fn hard_link(&mut self, path: &[u8], entry: &Entry) -> Result<(), Refusal> {
         let target = link_target(&entry.link)?;
-        let shown = super::path_to_text(&target);
+        let shown = crate::path_text::to_text(&target);
         if target == path {
             return Err(Refusal::hostile("a hard link to itself"));
         }
@@ -314,7 +314,7 @@ fn times_failed(error: Errno) -> Refusal {
 }
 
 fn texts(paths: &[Vec<u8>]) -> Vec<String> {
-    paths.iter().map(|path| super::path_to_text(path)).collect()
+    paths.iter().map(|path| crate::path_text::to_text(path)).collect()
 }
 
 fn write_at(fd: &OwnedFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
@@ -346,7 +346,7 @@ fn link_target(link: &[u8]) -> Result<Vec<u8>, Refusal> {
     let target = parts(link).map_err(|_| {
         Refusal::hostile(format!(
             "a hard link to {}, out of the layer's root",
-            super::path_to_text(link)
+            crate::path_text::to_text(link)
         ))
     })?;
     if target.is_empty() {

@@ -26,7 +26,7 @@ pub struct Unpacked {
     pub entries: u64,
     /// Content of regular files, bytes.
     pub bytes: u64,
-    /// Directories that have no entry of their own, as text ([`super::path_to_text`]).
+    /// Directories that have no entry of their own, as text ([`crate::path_text::to_text`]).
     pub implied: Vec<String>,
     /// Directories that hold whiteouts, as text.
     pub whiteouts_in: Vec<String>,
@@ -108,7 +108,7 @@ impl Refusal {
 
     pub(crate) fn at(mut self, entry: &[u8]) -> Self {
         if self.entry.is_empty() {
-            self.entry = super::path_to_text(entry);
+            self.entry = crate::path_text::to_text(entry);
             if self.entry.is_empty() {
                 self.entry = "./".into();
             }

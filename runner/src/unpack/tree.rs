@@ -306,7 +306,7 @@ impl Tree {
             xattrs: given
                 .xattrs
                 .into_iter()
-                .filter(|(name, _)| !super::speaks_to_overlay(name))
+                .filter(|(name, _)| !crate::overlay::speaks_to_overlay(name))
                 .collect(),
         });
         let whiteouts_in = self.whiteouts_in.into_iter().filter(|path| !path.is_empty()).collect();
@@ -345,7 +345,8 @@ pub(crate) fn times((seconds, nanoseconds): (i64, u32)) -> Timestamps {
 ///
 /// A file system that knows no such attribute is passed over, as Docker does.
 pub(crate) fn set_xattrs(fd: &OwnedFd, xattrs: &[(String, Vec<u8>)]) -> Result<(), Refusal> {
-    for (name, value) in xattrs.iter().filter(|(name, _)| !super::speaks_to_overlay(name)) {
+    for (name, value) in xattrs.iter().filter(|(name, _)| !crate::overlay::speaks_to_overlay(name))
+    {
         let set = rustix::fs::fsetxattr(fd, name.as_str(), value, rustix::fs::XattrFlags::empty());
         xattr_set(name, set)?;
     }
@@ -356,7 +357,7 @@ pub(crate) fn xattr_set(name: &str, set: rustix::io::Result<()>) -> Result<(), R
     match set {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
         Err(error) => {
-            let name = super::path_to_text(name.as_bytes());
+            let name = crate::path_text::to_text(name.as_bytes());
             Err(Refusal::system(&format!("set its attribute {name}"), error))
         }
     }

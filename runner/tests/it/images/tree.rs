@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use runner::container::RootAttributes;
-use runner::unpack::path_to_text;
+use runner::path_text::to_text as path_to_text;
 use serde_json::Value;
 use shared::Digest;
 
