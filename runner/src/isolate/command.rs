@@ -7,8 +7,9 @@ use oci_spec::runtime::{Capability, PosixRlimitType, Process};
 use rustix::fs::{Mode, Uid};
 use rustix::io::Errno;
 
-use super::failure::{InitFailure, Message, at, failed};
+use super::failure::{InitFailure, at, failed};
 use super::files::{self, Kind, Root};
+use super::talk::{self, FromChild};
 use super::terminal::Standard;
 use super::user::User;
 use super::{Done, Step, environment, give_up, reaper, words};
@@ -37,23 +38,29 @@ pub(super) struct Entered(());
 /// Resources that have limits. Source: `asm-generic/resource.h`, `RLIM_NLIMITS`.
 const RESOURCES: u32 = 16;
 
-/// `--ulimit` and `--oom-score-adj`, while the privileges to raise them are there and `/proc` is
-/// the host's; every other limit as it usually is, whatever the caller has.
-pub(super) fn limits(process: &Process) -> Done {
+/// `--ulimit` and `--oom-score-adj` for a child, or for this process, while the privileges to raise
+/// them are there and `/proc` is the host's; every other limit as it usually is, whatever the caller
+/// has.
+///
+/// # Errors
+/// The step that failed.
+pub fn limits(child: Option<i32>, process: &Process) -> Done {
+    let pid = child.unwrap_or(0);
     let asked: Vec<u32> =
         process.rlimits().iter().flatten().map(|limit| resource(limit.typ())).collect();
     let unasked = (0..RESOURCES).filter(|number| !asked.contains(number));
     for number in unasked.filter(|_| !left_out("limits-of-its-own")) {
         let usual = sys::surroundings::usual_limit(number);
-        let set = sys::surroundings::set_limit_as_far_as_possible(number, usual);
+        let set = sys::surroundings::set_limit_as_far_as_possible(pid, number, usual);
         at(Step::Limit, usize::from(u16::MAX), set)?;
     }
     for (item, limit) in process.rlimits().as_deref().unwrap_or_default().iter().enumerate() {
         let number = resource(limit.typ());
-        at(Step::Limit, item, sys::process::set_limit(number, limit.soft(), limit.hard()))?;
+        at(Step::Limit, item, sys::process::set_limit(pid, number, limit.soft(), limit.hard()))?;
     }
     if let Some(score) = process.oom_score_adj() {
-        let written = std::fs::write("/proc/self/oom_score_adj", score.to_string());
+        let whose = child.map_or_else(|| "self".to_owned(), |pid| pid.to_string());
+        let written = std::fs::write(format!("/proc/{whose}/oom_score_adj"), score.to_string());
         at(Step::OomScore, 0, written)?;
     }
     Ok(())
@@ -200,7 +207,7 @@ impl Last {
         // The kernel forgets it at a fork and at a change of user. prctl(2).
         at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))?;
         // It may have ended before: then nobody hears this.
-        at(Step::ParentGone, 0, rustix::io::write(status, &Message::Last.to_bytes()))?;
+        at(Step::ParentGone, 0, talk::say(status, FromChild::Last.to_bytes()))?;
         if self.is_init {
             at(Step::Reaper, 0, reaper::stay_as_parent(&self.arguments))?;
             sys::process::reset_signals();
@@ -227,7 +234,7 @@ pub(super) fn enter_processes(status: &OwnedFd) -> Done {
     match at(Step::EnterProcesses, 0, sys::clone::fork_for_parent())? {
         None => Ok(()),
         Some(child) => {
-            let _ = rustix::io::write(status, &Message::Entered(child).to_bytes());
+            let _ = talk::say(status, FromChild::Entered(child).to_bytes());
             sys::clone::exit_now(0)
         }
     }

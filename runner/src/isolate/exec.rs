@@ -47,7 +47,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         at(Step::Cgroup, index, rustix::io::write(tasks, b"0"))?;
     }
     plan.v1_tasks.clear();
-    command::limits(plan.process)?;
+    command::limits(None, plan.process)?;
     let inside = left_out("entered-last");
     if inside {
         at(Step::EnterProcesses, 1, sys::clone::join(plan.init.as_fd(), libc::CLONE_NEWPID))?;

@@ -14,7 +14,11 @@ macro_rules! steps {
         pub enum Step { $($name),* }
 
         impl Step {
-            const ALL: &'static [Self] = &[$(Self::$name),*];
+            pub(super) const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            pub(super) fn of_number(number: u8) -> Option<Self> {
+                Self::ALL.get(usize::from(number)).copied()
+            }
 
             fn words(self) -> &'static str {
                 match self { $(Self::$name => $words),* }
@@ -25,6 +29,7 @@ macro_rules! steps {
 
 steps! {
     Cgroup = "join its cgroup",
+    Ready = "be made ready from outside",
     JoinNamespace = "join a namespace",
     Dumpable = "hide from other processes",
     Session = "start a session",
@@ -73,51 +78,6 @@ pub struct InitFailure {
     /// Index into the list that the step works through (mounts, devices, limits …).
     pub item: u16,
     pub errno: i32,
-}
-
-/// What the child says. Each is one packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Message {
-    Failed(InitFailure),
-    /// The terminal's other end comes along.
-    Terminal,
-    /// The process in the container has this number; whoever says so ends now.
-    Entered(i32),
-    /// Said by the process that becomes the program, to see whether anybody hears it.
-    Last,
-}
-
-impl Message {
-    pub fn to_bytes(self) -> [u8; 8] {
-        match self {
-            Self::Terminal => [1, 0, 0, 0, 0, 0, 0, 0],
-            Self::Entered(pid) => {
-                let [p0, p1, p2, p3] = pid.to_le_bytes();
-                [2, 0, 0, 0, p0, p1, p2, p3]
-            }
-            Self::Last => [3, 0, 0, 0, 0, 0, 0, 0],
-            Self::Failed(failure) => {
-                let [i0, i1] = failure.item.to_le_bytes();
-                let [e0, e1, e2, e3] = failure.errno.to_le_bytes();
-                [0, failure.step as u8, i0, i1, e0, e1, e2, e3]
-            }
-        }
-    }
-
-    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let &[kind, step, i0, i1, e0, e1, e2, e3] = bytes else { return None };
-        match kind {
-            0 => Some(Self::Failed(InitFailure {
-                step: *Step::ALL.get(usize::from(step))?,
-                item: u16::from_le_bytes([i0, i1]),
-                errno: i32::from_le_bytes([e0, e1, e2, e3]),
-            })),
-            1 => Some(Self::Terminal),
-            2 => Some(Self::Entered(i32::from_le_bytes([e0, e1, e2, e3]))),
-            3 => Some(Self::Last),
-            _ => None,
-        }
-    }
 }
 
 /// Errors of the kernel, by whichever crate they come.
@@ -305,18 +265,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crosses_as_bytes() {
+    fn steps_have_their_numbers() {
         for (number, &step) in Step::ALL.iter().enumerate() {
             assert_eq!(step as usize, number);
-            let failure = InitFailure { step, item: 0x1234, errno: -5 };
-            let message = Message::Failed(failure);
-            assert_eq!(Message::from_bytes(&message.to_bytes()), Some(message));
-        }
-        for message in [Message::Terminal, Message::Entered(70_000), Message::Last] {
-            assert_eq!(Message::from_bytes(&message.to_bytes()), Some(message));
-        }
-        for bytes in [&[][..], &[0; 7], &[0, 250, 0, 0, 0, 0, 0, 0], &[9; 8]] {
-            assert_eq!(Message::from_bytes(bytes), None);
         }
     }
 

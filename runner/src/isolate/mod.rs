@@ -20,6 +20,7 @@ mod paths;
 mod populate;
 mod reaper;
 mod rootfs;
+pub mod talk;
 mod terminal;
 mod user;
 
@@ -29,9 +30,11 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use oci_spec::runtime::Process;
 
 pub use self::cgroupfs::Hierarchy;
+pub use self::command::limits;
 pub use self::exec::{ExecPlan, run_exec};
-pub use self::failure::{InitFailure, Message, Step, describe};
+pub use self::failure::{InitFailure, Step, describe};
 use self::files::Root;
+use self::talk::{FromChild, ToChild};
 use crate::container::Record;
 use crate::known_bad::left_out;
 use crate::launch::protocol::WindowSize;
@@ -95,9 +98,8 @@ pub fn run(mut plan: Plan<'_>) -> ! {
 
 /// Tells why, and ends this process.
 fn give_up(status: &OwnedFd, failure: InitFailure) -> ! {
-    // By write(2), which the container's policy allows more surely than another call. It fails
-    // when the launcher has ended: nobody to tell.
-    let _ = rustix::io::write(status, &Message::Failed(failure).to_bytes());
+    // It fails when the launcher has ended: nobody to tell.
+    let _ = talk::say(status, FromChild::Failed(failure).to_bytes());
     sys::clone::exit_now(1)
 }
 
@@ -116,21 +118,18 @@ fn end_with_launcher() -> Done {
     failure::at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))
 }
 
-/// What the launcher says when the container's interfaces are there.
-pub const CONNECTED: [u8; 1] = [1];
+/// Waits for a word of the launcher's.
+fn wait_for(plan: &Plan<'_>, word: ToChild, step: Step) -> Done {
+    match talk::wait_for(&plan.status, word) {
+        Err(rustix::io::Errno::SRCH) => Err(failure::failed(Step::ParentGone, 0, libc::ESRCH)),
+        other => failure::at(step, 0, other),
+    }
+}
 
 /// Waits for the interfaces, as late as can be: settings may name them.
 fn set_up_network(plan: &Plan<'_>) -> Done {
     let Some(network) = &plan.network else { return Ok(()) };
-    let mut word = [0; CONNECTED.len()];
-    loop {
-        match rustix::io::read(&plan.status, &mut word) {
-            Ok(1) => break,
-            Ok(_) => return Err(failure::failed(Step::ParentGone, 0, libc::ESRCH)),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(failure::failed(Step::Network, 0, error.raw_os_error())),
-        }
-    }
+    wait_for(plan, ToChild::Network, Step::Network)?;
     failure::at(Step::Network, 0, network.set_up())
 }
 
@@ -148,6 +147,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
         failure::at(Cgroup, index, rustix::io::write(tasks, b"0"))?;
     }
     plan.v1_tasks.clear();
+    wait_for(plan, ToChild::Go, Step::Ready)?;
     for (index, namespace) in plan.joined.iter().enumerate() {
         failure::at(JoinNamespace, index, sys::clone::join(namespace.as_fd(), 0))?;
     }
@@ -170,7 +170,6 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => {}
         other => failure::at(Step::Keyring, 0, other)?,
     }
-    command::limits(&process)?;
     // While `/proc` is the host's, which shows this process too.
     let descriptors = failure::at(Step::AttachRoot, 2, Descriptors::open())?;
     // After joining, or the namespace's root would be the caller's cgroup.

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use super::failure::{Message, at};
+use super::failure::at;
 use super::files::{self, Kind, Root};
+use super::talk::{self, FromChild};
 use super::{Done, Stdio, Step, mounts, paths, rootfs};
 use crate::known_bad::left_out;
 use crate::launch::protocol::WindowSize;
@@ -105,7 +105,7 @@ fn make(
     if console == Console::Show {
         show_as_console(root, &theirs)?;
     }
-    send(status, &ours)?;
+    talk::say_with(status, FromChild::Terminal.to_bytes(), ours.as_fd())?;
     Ok(theirs)
 }
 
@@ -115,21 +115,6 @@ fn show_as_console(root: &Root, terminal: &OwnedFd) -> Result<(), Errno> {
     mounts::leave_proc_alone(Some(terminal), &place, path)?;
     let tree = paths::clone_tree(terminal)?;
     rootfs::attach(&tree, &place)
-}
-
-fn send(status: &OwnedFd, terminal: &OwnedFd) -> Result<(), Errno> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [terminal.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let bytes = Message::Terminal.to_bytes();
-    rustix::net::sendmsg(
-        status,
-        &[std::io::IoSlice::new(&bytes)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    Ok(())
 }
 
 /// The root of the file system that this process is in.

@@ -4,10 +4,11 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::launcher::{ours, status_pair, streams};
+use super::launcher::{ours, streams};
 use super::monitor::Monitor;
 use super::process::{Process, Starting};
 use super::protocol::{Attach, ExecRequest, Failure};
+use super::status_pair;
 use crate::container::Seccomp;
 use crate::isolate::{self, ExecPlan};
 use crate::seccomp::{self, Program};

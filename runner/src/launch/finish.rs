@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +11,10 @@ use super::launcher::Run;
 use super::ports::Ports;
 use super::protocol::{Exit, Failure};
 use super::state::{self, ExitRecord};
-use crate::cgroup::{Cgroup, Oom};
+use super::undo::Leftovers;
 use crate::container::Record;
 use crate::dirs::Dirs;
 use crate::images::Store;
-use crate::net::{self, Attached};
 use crate::volumes;
 
 /// How much of a failure is noted.
@@ -51,21 +49,6 @@ pub(super) fn mark_started(container: &Path) -> io::Result<()> {
     }
 }
 
-/// Ends everything in the cgroup and removes it. Says whether memory ran out, which only the
-/// cgroup knows.
-pub(super) fn dissolve(cgroup: &Cgroup) -> Option<Oom> {
-    let oom = cgroup.oom();
-    // `--pid host`: whatever it has left behind. Otherwise all are gone with the first process.
-    let _ = cgroup.kill_all(Duration::from_secs(5));
-    let _ = cgroup.remove(Duration::from_secs(2));
-    oom
-}
-
-/// Gives back what the container has of networks. What stays is met again by the next command.
-pub(super) fn release(dirs: &Dirs, id: &str) -> Option<Attached> {
-    net::release(dirs, id).unwrap_or(None)
-}
-
 /// Notes the end; with `--rm` the container goes, and its anonymous volumes with it.
 pub(super) fn conclude(dirs: &Dirs, record: &Record, ended: &ExitRecord) {
     let directory = state::record_directory(&dirs.root, &record.id);
@@ -81,11 +64,9 @@ pub(super) fn conclude(dirs: &Dirs, record: &Record, ended: &ExitRecord) {
 }
 
 /// Puts back what was made for a container that could not be started, and notes why.
-pub(super) fn give_up(dirs: &Dirs, record: &Record, cgroup: Option<&Cgroup>, failure: &Failure) {
-    if let Some(cgroup) = cgroup {
-        dissolve(cgroup);
-    }
-    release(dirs, &record.id);
+pub(super) fn give_up(made: Leftovers<'_>, record: &Record, failure: &Failure) {
+    let dirs = made.dirs;
+    let (undone, _) = made.undo();
     let ended = ExitRecord {
         exit: Exit { code: failure.exit_code, signal: None, oom: None },
         started: None,
@@ -94,6 +75,7 @@ pub(super) fn give_up(dirs: &Dirs, record: &Record, cgroup: Option<&Cgroup>, fai
         error: Some(failure.message.chars().take(ERROR_LETTERS_MAX).collect()),
     };
     conclude(dirs, record, &ended);
+    undone.finish();
 }
 
 /// Removes the container and its anonymous volumes. Its files are only deleted by

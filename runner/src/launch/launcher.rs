@@ -14,7 +14,6 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use oci_spec::runtime::{Capabilities, Capability, LinuxNamespaceType};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::client::Client;
 use super::log::Log;
@@ -26,11 +25,13 @@ use super::rest::WithRest;
 use super::run_directory::RunDirectory;
 use super::share::{self, namespace_of};
 use super::state::State;
-use super::{etc, etc_path, finish, log_path, socket_path};
+use super::undo::{Init, Leftovers};
+use super::{etc, etc_path, finish, log_path, socket_path, status_pair};
 use crate::cgroup::Cgroup;
 use crate::container::{Ipc, Network, Record};
 use crate::dirs::Dirs;
 use crate::images::{ContainerDir, Store};
+use crate::isolate::talk::{self, ToChild};
 use crate::isolate::{self, Hierarchy, Plan, Stdio};
 use crate::known_bad::left_out;
 use crate::net::{self, Attached, Attachment, NetError};
@@ -175,11 +176,12 @@ fn launch(
         .ok_or_else(|| ours(format!("no such container: {id:.12}"), None))?;
     let record = container.record().map_err(|error| ours(error.to_string(), None))?;
     crate::timings::mark("record read");
-    let mut made = Made { dirs, store, container, record, run: Some(run), cgroup: None };
+    let mut made =
+        Made { dirs, store, container, record, run: Some(run), cgroup: None, init: None };
     match first.hear().and_then(|attach| made.bring_up(first, attach, signals)) {
         Ok(monitor) => Ok(monitor),
         Err(failure) => {
-            finish::give_up(dirs, &made.record, made.cgroup.as_ref(), &failure);
+            finish::give_up(made.leftovers(), &made.record, &failure);
             Err(failure)
         }
     }
@@ -214,9 +216,19 @@ struct Made<'a> {
     /// Both until they are the monitor's.
     run: Option<Run>,
     cgroup: Option<Cgroup>,
+    /// The child, until it is the monitor's.
+    init: Option<OwnedFd>,
 }
 
 impl Made<'_> {
+    fn leftovers(&self) -> Leftovers<'_> {
+        Leftovers {
+            init: self.init.as_ref().map(Init::Child),
+            cgroup: self.cgroup.as_ref(),
+            ..Leftovers::of(self.dirs, &self.record.id)
+        }
+    }
+
     fn bring_up(
         &mut self,
         first: &mut First,
@@ -281,6 +293,8 @@ impl Made<'_> {
         };
         crate::timings::mark("namespaces made");
         drop(plan);
+        self.init = Some(pidfd.try_clone().map_err(failed("cannot copy a descriptor"))?);
+        self.release(pid, &status)?;
         let ports = self.connect(attachment, pid, &status)?;
         let process = self.record.spec.process().clone().unwrap_or_default();
         let starting = Starting {
@@ -293,6 +307,16 @@ impl Made<'_> {
         };
         let init = Process::new(pid, pidfd, streams, starting);
         self.monitor(first, init, signals, kept, ports)
+    }
+
+    /// Does what can only be done to a child from outside, and lets it go on.
+    fn release(&self, pid: i32, status: &OwnedFd) -> Result<(), Failure> {
+        let process = self.record.spec.process().clone().unwrap_or_default();
+        isolate::limits(Some(pid), &process).map_err(|failure| {
+            let command = process.args().as_deref().unwrap_or_default();
+            isolate::describe(failure, &self.record, command, &self.record.user, process.cwd())
+        })?;
+        tell(status, ToChild::Go)
     }
 
     /// The container's networks, if it has any of its own: all that can be had before it is there.
@@ -315,8 +339,7 @@ impl Made<'_> {
     ) -> Result<Ports, Failure> {
         let Some(attachment) = attachment else { return Ok(Ports::default()) };
         attachment.connect(pid, &self.record.id).map_err(net_words)?;
-        rustix::io::write(status, &isolate::CONNECTED)
-            .map_err(|error| ours(format!("cannot tell the container: {error}"), None))?;
+        tell(status, ToChild::Network)?;
         crate::timings::mark("network connected");
         Ok(Ports::new(attachment.into_held()))
     }
@@ -562,14 +585,9 @@ pub(super) fn streams(
     Ok((Stdio::Pipes { stdin, stdout, stderr }, ours))
 }
 
-/// A pair that carries whole messages: the launcher's end and the child's.
-pub(super) fn status_pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(rustix::net::socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?)
+fn tell(status: &OwnedFd, word: ToChild) -> Result<(), Failure> {
+    talk::say(status, word.to_bytes())
+        .map_err(|error| ours(format!("cannot tell the container: {error}"), None))
 }
 
 fn copies<'a>(all: impl IntoIterator<Item = &'a OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {

@@ -20,6 +20,7 @@ mod run_directory;
 mod seal;
 mod share;
 pub mod state;
+mod undo;
 mod wall;
 
 use std::io;
@@ -31,6 +32,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 pub use self::launcher::main as launcher_main;
 use self::protocol::{Attach, Request};
@@ -153,6 +155,12 @@ fn connect_now(dirs: &Dirs, id: &str) -> io::Result<Option<UnixStream>> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// A pair that carries whole messages: the end of whoever makes a process, and that one's.
+pub(crate) fn status_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
 /// The control socket, by way of a descriptor: its whole path may be longer than the 107 bytes

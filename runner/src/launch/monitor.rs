@@ -16,13 +16,13 @@ use super::log::{Log, Stream};
 use super::process::{Begun, Process, Starting, identify};
 use super::protocol::{Attach, CHUNK, Exit, Failure, Frame, Reply, Request};
 use super::state::{self, State};
+use super::undo::{Init, Leftovers};
 use super::wall::Wall;
 use crate::cgroup::Cgroup;
 use crate::failure::{EXIT_CANNOT_EXECUTE, EXIT_OURS};
 use crate::images::Store;
 use crate::isolate;
 use crate::known_bad::left_out;
-use crate::net;
 use crate::signal::Signal;
 
 /// Between a stop's signal and KILL, unless something else was said. Docker's.
@@ -614,8 +614,14 @@ impl Monitor {
 
     /// The container could not be started: everything is put back before that is told.
     fn give_up(&mut self, failure: &Failure) {
-        let Container { dirs, record, run, .. } = &mut self.container;
-        finish::give_up(dirs, record, Some(&self.cgroup), failure);
+        let Container { dirs, record, run, ports, .. } = &mut self.container;
+        let made = Leftovers {
+            init: Some(Init::Child(&self.processes[0].pidfd)),
+            cgroup: Some(&self.cgroup),
+            ports: Some(ports),
+            ..Leftovers::of(dirs, &record.id)
+        };
+        finish::give_up(made, record, failure);
         run.directory.remove();
         let exit = Exit { code: failure.exit_code, signal: None, oom: None };
         for client in &mut self.clients {
@@ -630,16 +636,22 @@ impl Monitor {
     /// Exit code, name and cgroup are settled before anybody is answered; what takes time comes
     /// after.
     fn finish(&mut self, mut exit: Exit) {
-        exit.oom = finish::dissolve(&self.cgroup);
+        let Container { dirs, record, ports, .. } = &mut self.container;
+        let made = Leftovers {
+            cgroup: Some(&self.cgroup),
+            ports: Some(ports),
+            ..Leftovers::of(dirs, &record.id)
+        };
+        // What stays is met again by the next command.
+        let (undone, _) = made.undo();
+        exit.oom.clone_from(&undone.oom);
         for at in 1..self.processes.len() {
             self.end_process(at);
         }
         if let Some(log) = &mut self.log {
             log.finish();
         }
-        let Container { dirs, record, run, ports, .. } = &mut self.container;
-        let attached = finish::release(dirs, &record.id);
-        ports.close();
+        let Container { dirs, record, run, .. } = &mut self.container;
         let ended = finish::ended(exit.clone(), self.state.started.clone());
         finish::conclude(dirs, record, &ended);
         run.directory.remove();
@@ -651,9 +663,7 @@ impl Monitor {
         }
         self.clients.iter_mut().for_each(Client::flush_all);
         self.clients.clear();
-        if let Some(attached) = attached {
-            net::cut(&attached);
-        }
+        undone.finish();
         if record.remove_on_exit
             && let Ok(store) = Store::open(&dirs.root)
         {

@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use rustix::net::RecvFlags;
 
 use super::log::Stream;
 use super::protocol::{Exit, WindowSize};
 use super::state::ProcessId;
-use crate::isolate::{InitFailure, Message};
+use crate::isolate::InitFailure;
+use crate::isolate::talk::{self, FromChild};
 
 /// The monitor's ends of a process's streams. None of them blocks.
 #[derive(Debug)]
@@ -106,38 +107,21 @@ impl Process {
     pub(super) fn hear(&mut self, known: &[i32]) -> Begun {
         loop {
             let Some(starting) = &self.starting else { return Begun::NotYet };
-            let mut bytes = [0; 8];
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let received = rustix::net::recvmsg(
-                &starting.status,
-                &mut [io::IoSliceMut::new(&mut bytes)],
-                &mut control,
-                RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
-            );
-            let count = match received {
-                Ok(message) => message.bytes,
-                Err(Errno::INTR) => continue,
+            let (bytes, count, terminal) = match talk::hear(&starting.status, RecvFlags::DONTWAIT) {
+                Ok(heard) => heard,
                 Err(Errno::AGAIN) => return Begun::NotYet,
                 // As good as its end: what it was going to say is lost.
-                Err(_) => 0,
+                Err(_) => ([0; 8], 0, None),
             };
-            let message = Message::from_bytes(&bytes[..count]);
-            let fds: Vec<OwnedFd> = control
-                .drain()
-                .filter_map(|message| match message {
-                    RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-                    _ => None,
-                })
-                .flatten()
-                .collect();
-            match message {
+            match FromChild::from_bytes(&bytes[..count]) {
                 _ if count == 0 && starting.enters => return Begun::Lost,
                 _ if count == 0 => return Begun::Runs,
-                Some(Message::Failed(failure)) => return Begun::Failed(failure),
-                Some(Message::Terminal) => fds.into_iter().for_each(|fd| self.take_terminal(fd)),
-                Some(Message::Entered(pid)) if !known.contains(&pid) => self.follow(pid),
-                Some(Message::Entered(_) | Message::Last) | None => {}
+                Some(FromChild::Failed(failure)) => return Begun::Failed(failure),
+                Some(FromChild::Terminal) => {
+                    terminal.into_iter().for_each(|fd| self.take_terminal(fd));
+                }
+                Some(FromChild::Entered(pid)) if !known.contains(&pid) => self.follow(pid),
+                Some(FromChild::Entered(_) | FromChild::Last) | None => {}
             }
         }
     }
@@ -268,7 +252,7 @@ pub(super) fn identify(pid: i32) -> io::Result<ProcessId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::launch::launcher::status_pair;
+    use crate::launch::status_pair;
 
     #[test]
     fn who_entered_is_believed_once_and_only_if_it_is_a_child() {
@@ -288,22 +272,22 @@ mod tests {
         };
         let streams = Streams { stdin: None, stdout: None, stderr: None, is_terminal: false };
         let mut process = Process::new(own, open(own), streams, starting);
-        let say = |message: Message| rustix::io::write(&theirs, &message.to_bytes()).unwrap();
+        let say = |message: FromChild| rustix::io::write(&theirs, &message.to_bytes()).unwrap();
         let mut children: Vec<std::process::Child> = (0..3)
             .map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap())
             .collect();
         let numbers: Vec<i32> = children.iter().map(|child| child.id().cast_signed()).collect();
         // The host's first process, nobody, itself, and one that is known already.
         for pid in [1, -1, 0, i32::MAX, own, numbers[0]] {
-            say(Message::Entered(pid));
+            say(FromChild::Entered(pid));
         }
         assert!(matches!(process.hear(&[own, numbers[0]]), Begun::NotYet));
         assert_eq!(process.pid, own);
-        say(Message::Entered(numbers[1]));
-        say(Message::Entered(numbers[2]));
+        say(FromChild::Entered(numbers[1]));
+        say(FromChild::Entered(numbers[2]));
         assert!(matches!(process.hear(&[own]), Begun::NotYet));
         assert_eq!(process.pid, numbers[1]);
-        say(Message::Terminal);
+        say(FromChild::Terminal);
         assert!(matches!(process.hear(&[own]), Begun::NotYet));
         assert!(process.streams.stdin.is_none(), "none was asked for");
         // Not by closing it: a child that another thread is making has a copy for a moment.

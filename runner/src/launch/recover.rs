@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::finish::{self, Started};
 use super::run_directory::{self, Found, RunDirectory};
 use super::state::{self, AFTER_RESTART, ExitRecord, HOST_RESTARTED, State, Status};
+use super::undo::{Init, Leftovers};
 use crate::cgroup::Cgroup;
 use crate::container::Record;
 use crate::dirs::Dirs;
@@ -111,11 +112,14 @@ fn clean_up(dirs: &Dirs, id: &str, run: &RunDirectory, is_orphan: bool) -> io::R
         // It runs under another --runroot, and is not ours to judge.
         return Ok(());
     }
-    cgroup.kill_all(Duration::from_secs(5))?;
-    let _ = cgroup.remove(Duration::from_secs(2));
-    if let Some(attached) = net::release(dirs, id)? {
-        net::cut(&attached);
-    }
+    let left = Leftovers {
+        init: last.as_ref().map(|last| Init::Noted(&last.init)),
+        cgroup: Some(&cgroup),
+        ..Leftovers::of(dirs, id)
+    };
+    let (undone, done) = left.undo();
+    undone.finish();
+    done?;
     note_end(dirs, id, last.as_ref());
     Ok(())
 }

@@ -3,27 +3,23 @@
 
 use std::fs;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
+use rustix::net::RecvFlags;
 use rustix::net::sockopt::Timeout;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
 
-use super::MOMENT;
-use super::launcher::{ours, status_pair};
+use super::launcher::ours;
 use super::process::identify;
 use super::protocol::Failure;
-use super::state;
+use super::{MOMENT, state, status_pair};
 use crate::container::{Ipc, Record};
 use crate::dirs::Dirs;
 use crate::images::Store;
+use crate::isolate::talk;
 use crate::spec::OF_OTHER_CONTAINER;
 use crate::sys;
 use crate::sys::clone::Forked;
@@ -114,14 +110,16 @@ fn mounted_at(theirs: &OwnedFd, place: &str) -> io::Result<OwnedFd> {
                         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
                     Ok(rustix::mount::open_tree(CWD, place, flags)?)
                 })
-                .and_then(|tree| Ok(send_descriptor(&its, &tree)?));
+                .and_then(|tree| {
+                    Ok(talk::say_with(&its, talk::FromChild::Last.to_bytes(), tree.as_fd())?)
+                });
             let errno = done.err().and_then(|error| error.raw_os_error());
             sys::clone::exit_now(errno.unwrap_or(0))
         }
         Forked::Parent { pidfd, .. } => {
             drop(its);
             rustix::net::sockopt::set_socket_timeout(&ours, Timeout::Recv, Some(MOMENT))?;
-            let received = receive_descriptor(&ours);
+            let received = talk::hear(&ours, RecvFlags::empty()).map(|(_, _, tree)| tree);
             // What it looks at there may hold it up.
             let kill = rustix::process::Signal::KILL;
             let _ = rustix::process::pidfd_send_signal(&pidfd, kill);
@@ -133,27 +131,6 @@ fn mounted_at(theirs: &OwnedFd, place: &str) -> io::Result<OwnedFd> {
             }
         }
     }
-}
-
-fn send_descriptor(socket: &OwnedFd, fd: &OwnedFd) -> rustix::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd.as_fd()];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    let word = [io::IoSlice::new(b"x")];
-    rustix::net::sendmsg(socket, &word, &mut control, SendFlags::NOSIGNAL).map(drop)
-}
-
-fn receive_descriptor(socket: &OwnedFd) -> rustix::io::Result<Option<OwnedFd>> {
-    let mut word = [0; 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut words = [io::IoSliceMut::new(&mut word)];
-    rustix::net::recvmsg(socket, &mut words, &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    Ok(control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    }))
 }
 
 /// Binds whose propagation was asked for: that the source's mount can have it, in Docker's words.

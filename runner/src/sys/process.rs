@@ -224,18 +224,18 @@ pub fn loopback_up() -> io::Result<()> {
     }))
 }
 
-/// Sets a resource limit of this process.
+/// Sets a resource limit of a process; 0 is this one.
 ///
 /// # Errors
 /// As setrlimit(2).
-pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: 0 is this process; the structure outlives the call; no old value is asked for.
+    // SAFETY: numbers, and a structure that outlives the call; no old value is asked for.
     // prlimit(2).
     check(unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
-            0,
+            pid,
             resource,
             &raw const limit,
             ptr::null_mut::<libc::rlimit64>(),

@@ -71,16 +71,20 @@ pub fn usual_limit(resource: u32) -> Limit {
     }
 }
 
-/// Sets a resource's limit to `wanted`, or to what of it this process may have: a hard limit that is
+/// Sets a limit of a process (0: this one) to what is wanted, or to what of it this one may give: a hard limit that is
 /// lower stays.
 ///
 /// # Errors
 /// As prlimit(2), but for `EPERM`.
-pub fn set_limit_as_far_as_possible(resource: u32, (soft, hard): Limit) -> io::Result<()> {
-    match super::process::set_limit(resource, soft, hard) {
+pub fn set_limit_as_far_as_possible(
+    pid: i32,
+    resource: u32,
+    (soft, hard): Limit,
+) -> io::Result<()> {
+    match super::process::set_limit(pid, resource, soft, hard) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
         other => return other,
     }
     let (_, highest) = super::process::limit(resource)?;
-    super::process::set_limit(resource, soft.min(highest), hard.min(highest))
+    super::process::set_limit(pid, resource, soft.min(highest), hard.min(highest))
 }
