@@ -12,7 +12,7 @@ use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
 use shared::{DiffId, Digest};
 
-use crate::net::{Exposed, Publish};
+use crate::net::{Exposed, Mac, Publish};
 
 /// The form of [`Record`] that this program writes; another one is refused when read.
 pub const RECORD_FORMAT: u32 = 1;
@@ -141,6 +141,16 @@ pub struct Membership {
     /// `--network-alias`: what it is found by too.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// `--mac-address`
+    #[serde(default)]
+    pub mac: Option<Mac>,
+}
+
+impl Membership {
+    /// A place in a network like anybody's.
+    pub fn of(network: &str) -> Self {
+        Self { network: network.to_owned(), ip: None, aliases: Vec::new(), mac: None }
+    }
 }
 
 /// Whose System V and POSIX message queues, semaphores and shared memory, `/dev/shm` included.

@@ -17,6 +17,8 @@ pub(crate) mod images;
 pub(crate) mod listing;
 mod mount_flags;
 mod names;
+mod network;
+mod network_flags;
 pub(crate) mod output;
 mod request;
 mod run;
@@ -57,8 +59,8 @@ pub struct Verb {
 /// Every command, in the order of help.
 fn verbs() -> impl Iterator<Item = &'static Verb> {
     let containers = containers::VERBS.iter().copied().flatten();
-    let rest =
-        [volume::VERBS, doctor::VERBS, system::VERBS, completion::VERBS].into_iter().flatten();
+    let rest = [volume::VERBS, network::VERBS, doctor::VERBS, system::VERBS, completion::VERBS];
+    let rest = rest.into_iter().flatten();
     run::VERBS.iter().chain(containers).chain(images::VERBS.iter().copied()).chain(rest)
 }
 
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn reserved_words_are_never_images() {
-        for line in ["build .", "compose up", "swarm", "prune", "network ls"] {
+        for line in ["build .", "compose up", "swarm", "prune", "network nosuch"] {
             let failure = run(&words(line)).unwrap_err();
             assert_eq!(failure.exit_code, 125);
             assert!(failure.message.contains("is not supported"), "{line}: {failure}");

@@ -2,18 +2,17 @@
 //! this host can tell (a device's numbers, the number of processors) is asked here.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::cli::flags::{Arguments, truth};
-use crate::cli::{mount_flags, names, values};
-use crate::container::{Hosts, Ipc, LogFiles, Membership, Network};
+use crate::cli::{mount_flags, names, network_flags, values};
+use crate::container::{Hosts, Ipc, LogFiles, Network};
 use crate::failure::Failure;
 use crate::known_bad::left_out;
-use crate::net::{self, DEFAULT, Exposed, Publish};
+use crate::net::{self, Exposed, Publish};
 use crate::signal::Signal;
 use crate::spec::{
     CapabilityName, DeviceUse, Limits, MountKind, MountRequest, Request, SeccompRequest, Sharing,
@@ -33,8 +32,8 @@ pub(super) trait Containers {
 
     /// What the container of this id is called, for those that share its network.
     fn hosts_of(&self, id: &str) -> Result<Hosts, Failure>;
-    /// That there is a network of this name.
-    fn check_network(&self, name: &str) -> Result<(), Failure>;
+    /// The name of the network of this name or id.
+    fn network(&self, name: &str) -> Result<String, Failure>;
 }
 
 /// What the flags ask for.
@@ -47,7 +46,7 @@ pub(super) fn request(
     let security = security(arguments)?;
     let mounts = mounts(arguments)?;
     let uts = sharing(arguments, "uts", containers)?;
-    let network = network(arguments, containers)?;
+    let network = network_flags::network(arguments, containers)?;
     let ipc = ipc(arguments, containers)?;
     refuse_what_is_not_its_own(arguments, &network, &uts, &ipc)?;
     let mut hosts = hosts(arguments)?;
@@ -133,8 +132,8 @@ pub(super) fn request(
 const UNSUPPORTED: [(&str, &[&str], &str); 9] = [
     ("restart", &["no", ""], "restart policies are not supported yet"),
     ("volumes-from", &[], "name the volumes with -v"),
-    ("link", &[], "containers reach each other by their addresses"),
-    ("mac-address", &[""], "it follows from the container's address"),
+    ("link", &[], "use a user-made network: names resolve there"),
+    ("ip6", &[""], "containers have no IPv6 yet"),
     ("gpus", &[""], "pass the devices with --device"),
     ("health-cmd", &["", "none"], "health checks are not supported yet"),
     ("userns", &["host", ""], "user namespaces are not supported yet"),
@@ -300,74 +299,6 @@ fn hosts(arguments: &Arguments) -> Result<Hosts, Failure> {
         dns_search: all("dns-search"),
         dns_options,
     })
-}
-
-fn network(arguments: &Arguments, containers: &dyn Containers) -> Result<Network, Failure> {
-    let asked = arguments.value("network").or(arguments.value("net"));
-    let publishes = arguments.given("publish") || arguments.has("publish-all");
-    let network = match asked {
-        // Ports can only be published from a network.
-        None if publishes => bridge(arguments, containers, DEFAULT)?,
-        None => {
-            if std::io::stderr().is_terminal() && !arguments.has("quiet") {
-                crate::cli::tell("rrun: no network: --network bridge connects the container");
-            }
-            Network::None
-        }
-        Some("none") => Network::None,
-        Some("host") => Network::Host,
-        Some("default") => bridge(arguments, containers, DEFAULT)?,
-        Some(other) => match other.strip_prefix("container:") {
-            Some(name) => Network::Container(containers.id_of(name)?),
-            None => bridge(arguments, containers, other)?,
-        },
-    };
-    match &network {
-        Network::Container(_) => refuse_with_shared_network(arguments)?,
-        Network::None | Network::Host if publishes => {
-            // Docker's words.
-            crate::cli::tell(
-                "rrun: published ports are discarded: the container has no network to publish from",
-            );
-        }
-        _ => {}
-    }
-    Ok(network)
-}
-
-fn bridge(
-    arguments: &Arguments,
-    containers: &dyn Containers,
-    name: &str,
-) -> Result<Network, Failure> {
-    if !net::is_name(name) {
-        let why = "a name has letters, digits, and _ . - after the first one";
-        return Err(Failure::new(format!("--network={name}: {why}")));
-    }
-    containers.check_network(name)?;
-    let membership = Membership { network: name.to_owned(), ip: None, aliases: Vec::new() };
-    for flag in ["ip", "network-alias"] {
-        if let Some(value) = arguments.value(flag).filter(|value| !value.is_empty()) {
-            return Err(Failure::new(format!("--{flag}={value} is not supported yet")));
-        }
-    }
-    Ok(Network::Bridge(vec![membership]))
-}
-
-/// What belongs to the network of the container that is shared. Docker's words.
-fn refuse_with_shared_network(arguments: &Arguments) -> Result<(), Failure> {
-    let conflicts = [
-        ("publish", "port publishing and the container type network mode"),
-        ("publish-all", "port publishing and the container type network mode"),
-        ("expose", "port exposing and the container type network mode"),
-    ];
-    for (flag, what) in conflicts {
-        if arguments.given(flag) {
-            return Err(Failure::new(format!("conflicting options: {what}"))
-                .hint(format!("give --{flag} to the container whose network is shared")));
-        }
-    }
-    Ok(())
 }
 
 fn publish(arguments: &Arguments) -> Result<Vec<Publish>, Failure> {

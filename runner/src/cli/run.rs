@@ -408,7 +408,7 @@ impl Containers for Existing<'_> {
         Ok(self.store.container(id)?.record()?.hosts)
     }
 
-    fn check_network(&self, name: &str) -> Result<(), Failure> {
-        net::find(self.dirs, name).map(drop).map_err(Failure::from)
+    fn network(&self, name: &str) -> Result<String, Failure> {
+        Ok(net::find(self.dirs, name)?.name)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use oci_spec::runtime::{
@@ -223,6 +223,10 @@ pub(super) fn address(flag: &str, text: &str) -> Result<String, Failure> {
     text.parse::<IpAddr>()
         .map(|address| address.to_string())
         .map_err(|_| invalid(flag, text, "it takes an IP address"))
+}
+
+pub(super) fn ipv4(flag: &str, text: &str) -> Result<Ipv4Addr, Failure> {
+    text.parse().map_err(|_| invalid(flag, text, "it takes an IPv4 address"))
 }
 
 /// A host name as sethostname(2) and the resolver take it.

@@ -7,8 +7,9 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{Places, list};
+use super::files::{Places, absent, list};
 use super::links::Taken;
+use super::mac::Mac;
 use super::subnet::Subnet;
 use super::table;
 use crate::launch::state::read_json;
@@ -77,16 +78,14 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl Definition {
-    pub(super) fn mac(&self) -> super::links::Mac {
-        mac_of(self.gateway)
+    pub(super) fn mac(&self) -> Mac {
+        Mac::of(self.gateway)
     }
-}
 
-/// `02:42:` and the address, as Docker's: an address that is used again keeps its neighbours'
-/// caches right.
-pub(super) fn mac_of(address: Ipv4Addr) -> super::links::Mac {
-    let [a, b, c, d] = address.octets();
-    [0x02, 0x42, a, b, c, d]
+    /// The one that is there without anybody making it.
+    pub fn is_default(&self) -> bool {
+        self.name == DEFAULT
+    }
 }
 
 pub(super) fn read(places: &Places, name: &str) -> io::Result<Option<Definition>> {
@@ -114,6 +113,12 @@ pub(super) fn all(places: &Places) -> io::Result<Vec<Definition>> {
 }
 
 /// Durable when it returns.
+pub(super) fn forget(places: &Places, name: &str) -> io::Result<()> {
+    absent(fs::remove_file(places.definitions.join(format!("{name}.json"))))?;
+    fs::File::open(&places.definitions)?.sync_all()
+}
+
+/// Durable when it returns.
 pub(super) fn write(places: &Places, definition: &Definition) -> io::Result<()> {
     fs::create_dir_all(&places.definitions)?;
     let temporary = places.definitions.join(format!(".{}.tmp", definition.name));
@@ -129,23 +134,33 @@ pub(super) fn settle(
     places: &Places,
     asked: NewNetwork,
     taken: &[Taken],
-) -> Result<Definition, NoRange> {
+) -> Result<Definition, Unsettled> {
     let known = all(places).unwrap_or_default();
     let is_default = asked.name == DEFAULT;
     let id = crate::random::id();
     let subnet = match asked.subnet {
-        Some(subnet) => subnet,
-        None => free(is_default, &known, taken).ok_or(NoRange)?,
+        Some(subnet) => check_subnet(subnet, &known, taken)?,
+        None => free(is_default, &known, taken).ok_or(Unsettled::NoRange)?,
     };
+    let gateway = asked.gateway.unwrap_or_else(|| (*subnet.hosts().start()).into());
+    if !subnet.hosts().contains(&gateway.to_bits()) {
+        return Err(Unsettled::Gateway(gateway, subnet));
+    }
+    if let Some(range) = asked.range.filter(|range| !subnet.holds(*range)) {
+        return Err(Unsettled::Range(range, subnet));
+    }
     let bridge =
         asked.bridge.unwrap_or_else(|| match (is_default, table::mark_of(&places.runroot)) {
             (true, None) => "rrun0".to_owned(),
             (true, Some(mark)) => format!("rrun-{mark}"),
             (false, _) => format!("rrun-{}", &id[..8]),
         });
+    if let Some(other) = known.iter().find(|other| other.bridge == bridge) {
+        return Err(Unsettled::Bridge(bridge, other.name.clone()));
+    }
     Ok(Definition {
         format: FORMAT,
-        gateway: asked.gateway.unwrap_or_else(|| (*subnet.hosts().start()).into()),
+        gateway,
         id,
         name: asked.name,
         created: crate::timestamp::Timestamp::now().to_rfc3339(),
@@ -160,9 +175,50 @@ pub(super) fn settle(
     })
 }
 
+/// Why a network cannot be made as asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("every range of addresses that networks are given is in use on this host")]
-pub(super) struct NoRange;
+pub(super) enum Unsettled {
+    #[error("every range of addresses that networks are given is in use on this host")]
+    NoRange,
+    #[error("{0} has no room for a gateway and a container")]
+    Small(Subnet),
+    #[error("{0} is not a range of addresses that machines have")]
+    Special(Subnet),
+    /// Docker's words.
+    #[error("Pool overlaps with other one on this address space: {0} is network {1}'s")]
+    OfNetwork(Subnet, String),
+    #[error("Pool overlaps with other one on this address space: this host has a route to {0}")]
+    OfHost(Subnet),
+    #[error("the gateway {0} is not an address for a machine in {1}")]
+    Gateway(Ipv4Addr, Subnet),
+    #[error("the range {0} is not in {1}")]
+    Range(Subnet, Subnet),
+    #[error("the bridge {0} is network {1}'s")]
+    Bridge(String, String),
+}
+
+/// That a network can have the range.
+fn check_subnet(
+    subnet: Subnet,
+    known: &[Definition],
+    taken: &[Taken],
+) -> Result<Subnet, Unsettled> {
+    if subnet.prefix() > 30 {
+        return Err(Unsettled::Small(subnet));
+    }
+    let first = subnet.first();
+    let is_special = first.is_loopback() || first.octets()[0] == 0 || first.octets()[0] >= 224;
+    if is_special || subnet.prefix() < 8 {
+        return Err(Unsettled::Special(subnet));
+    }
+    if let Some(other) = known.iter().find(|other| other.subnet.overlaps(subnet)) {
+        return Err(Unsettled::OfNetwork(other.subnet, other.name.clone()));
+    }
+    match taken.iter().find(|other| other.subnet.overlaps(subnet)) {
+        Some(other) => Err(Unsettled::OfHost(other.subnet)),
+        None => Ok(subnet),
+    }
+}
 
 /// The first range that nothing on this host has a use for. Those that other programs take by
 /// default, and show no route of while unused, are not among these: 10.88/16 (Podman), 10.96/12 and

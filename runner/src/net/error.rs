@@ -15,11 +15,28 @@ pub struct NetError {
     pub hint: Option<String>,
 }
 
+/// Docker's words.
+const NOT_FOUND: &str = "not found";
+
 impl NetError {
-    pub(super) fn not_found(name: &str) -> Self {
+    pub fn not_found(name: &str) -> Self {
         Self {
-            message: format!("network {name} not found"),
+            message: format!("network {name} {NOT_FOUND}"),
             hint: Some("rrun network ls".to_owned()),
+        }
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        self.message.ends_with(NOT_FOUND)
+    }
+}
+
+impl NetError {
+    /// In Docker's words.
+    pub fn predefined(name: &str) -> Self {
+        Self {
+            message: format!("{name} is a pre-defined network and cannot be removed"),
+            hint: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::definition::Definition;
+use super::mac::Mac;
 use super::ports::Port;
 use crate::dirs::Dirs;
 use crate::launch::state::{read_json, run_directory, write_json};
@@ -47,9 +48,16 @@ pub struct Endpoint {
     pub ipv4: Ipv4Addr,
     pub prefix: u8,
     pub gateway: Ipv4Addr,
-    pub mac: String,
-    /// What it is found by in this network.
+    pub mac: Mac,
+    /// `--network-alias`
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// What it is found by in this network, in lower case; nothing in the default one.
+    #[serde(default)]
     pub names: Vec<String>,
+    /// `--ip`
+    #[serde(default)]
+    pub wish: Option<Ipv4Addr>,
     /// Nothing leads out of it.
     #[serde(default)]
     pub is_internal: bool,
@@ -99,6 +107,11 @@ impl Places {
     pub(super) fn write_up(&self, definition: &Definition) -> io::Result<()> {
         let up = Up { boot_id: boot_id()?, definition: definition.clone() };
         write_json(&self.network(&definition.id).join("up.json"), &up)
+    }
+
+    /// The network is not up any more.
+    pub(super) fn forget_network(&self, id: &str) -> io::Result<()> {
+        absent(fs::remove_dir_all(self.network(id)))
     }
 
     /// The network as its bridge was made, if that was in this boot.

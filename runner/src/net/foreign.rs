@@ -11,7 +11,7 @@ use super::nft::{self, FORWARD, Load, R0, Rule};
 const REMARK: &str = "rrun: filtered in inet rrun";
 
 /// Every bridge's name begins so, in every store.
-const PREFIX: &str = "rrun";
+pub(super) const PREFIX: &str = "rrun";
 
 /// A chain of another program's that forwarded packets come by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,38 @@ pub(super) fn open(own: &str) -> io::Result<Vec<Closed>> {
     }
     closed.extend(legacy());
     Ok(closed)
+}
+
+/// Takes our rules out of other programs' chains.
+///
+/// # Errors
+/// When the kernel cannot be asked, or refuses.
+pub(super) fn close(own: &str) -> io::Result<()> {
+    let mut socket = Socket::netfilter()?;
+    for chain in chains(&mut socket, own)? {
+        let remove = |handle: u64| {
+            nft::message(nft::DELRULE, 0, chain.family)
+                .text(nft::RULE_TABLE, &chain.table)
+                .text(nft::RULE_CHAIN, &chain.name)
+                .attribute(nft::RULE_HANDLE, &handle.to_be_bytes())
+        };
+        let rules: Vec<_> = ours(&mut socket, &chain)?.into_iter().map(remove).collect();
+        match socket.batch(rules) {
+            // Its owner has just removed it, or lets nobody else in, and so none of ours.
+            Err(batch)
+                if !matches!(batch.error.raw_os_error(), Some(libc::ENOENT | libc::EPERM)) =>
+            {
+                return Err(batch.into());
+            }
+            _ => {}
+        }
+    }
+    if has_legacy() {
+        for rule in LEGACY_RULES {
+            while run_legacy("-D", rule) {}
+        }
+    }
+    Ok(())
 }
 
 /// The base chains of other tables at the hook of forwarded packets.

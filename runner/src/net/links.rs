@@ -4,6 +4,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
+use super::mac::Mac;
 use super::netlink::{CREATE, EXCL, Message, Socket, attribute, number32, text_of};
 use super::subnet::Subnet;
 
@@ -43,8 +44,6 @@ const RTA_GATEWAY: u16 = 5;
 const FAMILY_IPV4: u8 = libc::AF_INET as u8;
 const FAMILY_BRIDGE: u8 = libc::AF_BRIDGE as u8;
 const UP: u32 = libc::IFF_UP as u32;
-
-pub(super) type Mac = [u8; 6];
 
 /// An interface as the kernel lists it.
 #[derive(Clone, Debug)]
@@ -99,7 +98,7 @@ pub(super) fn make_bridge(socket: &mut Socket, name: &str, mac: Mac, mtu: u32) -
     let make = Message::new(NEWLINK, CREATE | EXCL)
         .put(&link_head(0, 0, 0))
         .text(IFLA_IFNAME, name)
-        .attribute(IFLA_ADDRESS, &mac)
+        .attribute(IFLA_ADDRESS, &mac.0)
         .number(IFLA_MTU, mtu)
         .nest(IFLA_LINKINFO, |info| info.text(INFO_KIND, "bridge"));
     socket.ask(make)
@@ -142,7 +141,7 @@ pub(super) fn lay(
     let inner = |peer: Message| {
         peer.put(&link_head(0, 0, 0))
             .text(IFLA_IFNAME, cable.inner)
-            .attribute(IFLA_ADDRESS, &cable.mac)
+            .attribute(IFLA_ADDRESS, &cable.mac.0)
             .number(IFLA_MTU, cable.mtu)
             .number(IFLA_NET_NS_FD, namespace.as_raw_fd().cast_unsigned())
     };

@@ -14,13 +14,17 @@ mod foreign;
 pub mod helper;
 mod inside;
 mod links;
+mod mac;
+mod manage;
+mod names;
 mod netlink;
 mod nft;
 mod ports;
 mod subnet;
 mod table;
+mod up;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -29,6 +33,8 @@ pub use self::definition::{DEFAULT, Definition, NewNetwork, is_name};
 pub use self::error::NetError;
 pub use self::files::{Attached, Endpoint};
 pub use self::inside::Inside;
+pub use self::mac::Mac;
+pub use self::manage::{all, create, find, idle_down, members, remove};
 pub use self::ports::{Exposed, Port, PortError, Protocol, Publish, exposed, publish};
 pub use self::subnet::Subnet;
 
@@ -38,7 +44,8 @@ use self::files::Places;
 use self::links::Cable;
 use self::netlink::Socket;
 use self::ports::Held;
-use self::table::{BridgeRules, Contents, PortRules, Table};
+use self::table::{Contents, PortRules, Table};
+use self::up::{ensure_up, rules_of};
 use crate::container::{Membership, Record};
 use crate::dirs::Dirs;
 use crate::known_bad::left_out;
@@ -79,7 +86,7 @@ impl Attachment {
                     outer: &one.veth,
                     bridge: bridge.index,
                     inner: &inside::name(at),
-                    mac: definition::mac_of(one.ipv4),
+                    mac: one.mac,
                     mtu: self.mtu,
                     alias: &format!("rrun {container}"),
                     isolated: one.is_isolated,
@@ -128,7 +135,7 @@ pub fn attach(
     let mut mtu = u32::MAX;
     let mut networks = Vec::new();
     for membership in memberships {
-        let network = definition_of(&places, &membership.network)?;
+        let network = manage::named(&places, &membership.network)?;
         let up = ensure_up(&places, network, &mut notices)?;
         mtu = mtu.min(up.mtu);
         networks.push((up.definition, membership));
@@ -136,13 +143,18 @@ pub fn attach(
     let mut attached = Attached { networks: Vec::new(), ports: Vec::new() };
     attached.ports.extend(held.iter().map(|held| held.port));
     for (network, membership) in &networks {
-        attached.networks.push(choose_place(&places, network, membership)?);
+        attached.networks.push(choose_place(&places, record, network, membership)?);
+    }
+    if attached.networks.iter().all(|one| one.is_internal) {
+        // Nothing of it is reached from elsewhere, by its ports neither.
+        ports::only_here(&held).map_err(Why::io("cannot keep its ports to this host"))?;
     }
     // From here on there is something to undo, and the file says what.
     let take = || -> io::Result<()> {
         places.write_attached(&record.id, &attached)?;
         for ((network, _), place) in networks.iter().zip(&attached.networks) {
             addresses::take(&places, network, place.ipv4, &record.id)?;
+            names::enter(&places, place, &record.id)?;
         }
         Ok(())
     };
@@ -153,177 +165,10 @@ pub fn attach(
     Ok(Attachment { attached, notices, held, mtu })
 }
 
-/// The network of this name; `None`: the default one, which is made when it is first used.
-///
-/// # Errors
-/// When there is none.
-pub fn find(dirs: &Dirs, name: &str) -> Result<Option<Definition>, NetError> {
-    let found = definition::read(&Places::of(dirs), name);
-    match found.map_err(Why::io("cannot read the networks"))? {
-        None if name != DEFAULT => Err(NetError::not_found(name)),
-        found => Ok(found),
-    }
-}
-
 /// Where a test lets this process be killed.
 fn live_on_after(step: &str) {
     if left_out(&format!("net-lives-after-{step}")) {
         let _ = crate::sys::process::kill(std::process::id().cast_signed(), libc::SIGKILL);
-    }
-}
-
-fn definition_of(places: &Places, name: &str) -> Result<Definition, NetError> {
-    let found = definition::read(places, name).map_err(Why::io("cannot read the networks"))?;
-    match found {
-        Some(found) => Ok(found),
-        None if name == DEFAULT => {
-            let asked = NewNetwork { name: DEFAULT.to_owned(), ..NewNetwork::default() };
-            make_definition(places, asked)
-        }
-        None => Err(NetError::not_found(name)),
-    }
-}
-
-fn make_definition(places: &Places, asked: NewNetwork) -> Result<Definition, NetError> {
-    let (taken, _) = Socket::route()
-        .and_then(|mut socket| links::taken(&mut socket))
-        .map_err(Why::io("cannot read this host's routes"))?;
-    let name = asked.name.clone();
-    let made = definition::settle(places, asked, &taken).map_err(|error| NetError {
-        message: format!("cannot make the network {name}: {error}"),
-        hint: Some("rrun network create --subnet ADDRESS/BITS NAME".to_owned()),
-    })?;
-    definition::write(places, &made).map_err(Why::io("cannot write the network's definition"))?;
-    Ok(made)
-}
-
-/// A network whose bridge is there.
-struct UpNetwork {
-    definition: Definition,
-    mtu: u32,
-}
-
-/// Makes sure that the network's bridge, the rules, and the way through other programs' chains are
-/// there.
-fn ensure_up(
-    places: &Places,
-    network: Definition,
-    notices: &mut Vec<String>,
-) -> Result<UpNetwork, NetError> {
-    let mut socket = Socket::route().map_err(Why::io("cannot speak to the kernel"))?;
-    let mut table = Table::open(&places.runroot).map_err(Why::io("cannot speak to the kernel"))?;
-    let known = places.up(&network.id).map_err(Why::io("cannot read the networks"))?;
-    let link = links::find(&mut socket, &network.bridge)
-        .map_err(Why::kernel("cannot ask for the bridge"))?;
-    let has_rules = table.is_there().map_err(Why::kernel("cannot ask for the rules"))?;
-    if let (Some(_), Some(link), true) = (&known, link.filter(|link| link.is_up), has_rules) {
-        // The first one to join finds other programs' chains as they are now.
-        let is_idle = addresses::owners(places, &network.id).is_ok_and(|all| all.is_empty());
-        if is_idle {
-            open_foreign(places, notices);
-        }
-        return Ok(UpNetwork { definition: network, mtu: link.mtu });
-    }
-    let mtu = bring_up(places, &mut socket, &network)?;
-    if table.is_there().map_err(Why::kernel("cannot ask for the rules"))? {
-        table
-            .add_bridge(&rules_of(&network))
-            .or_else(|_| table.build(&contents(places)?))
-            .map_err(Why::kernel("cannot add the network to the rules"))?;
-    } else {
-        contents(places)
-            .and_then(|contents| table.build(&contents))
-            .map_err(Why::kernel("cannot make the rules"))?;
-    }
-    forward_packets(places).map_err(Why::io("cannot turn on net.ipv4.ip_forward"))?;
-    open_foreign(places, notices);
-    Ok(UpNetwork { definition: network, mtu })
-}
-
-/// Makes the bridge with its address. Answers its MTU.
-fn bring_up(places: &Places, socket: &mut Socket, network: &Definition) -> Result<u32, NetError> {
-    let failed = || Why::kernel("cannot make a bridge");
-    let (taken, defaults) = links::taken(socket).map_err(failed())?;
-    let own = links::find(socket, &network.bridge).map_err(failed())?;
-    let own_index = own.as_ref().map(|link| link.index);
-    let all = links::all(socket).map_err(failed())?;
-    let overlap = taken
-        .iter()
-        .find(|one| Some(one.interface) != own_index && one.subnet.overlaps(network.subnet));
-    if let Some(overlap) = overlap {
-        let name = all.iter().find(|link| link.index == overlap.interface);
-        let name = name.map_or("another interface", |link| link.name.as_str());
-        return Err(NetError {
-            message: format!(
-                "cannot bring up the network {}: {} is in use by {name} ({})",
-                network.name, network.subnet, overlap.subnet
-            ),
-            hint: Some(format!("rrun network rm {0}; rrun network create {0}", network.name)),
-        });
-    }
-    let of_defaults = all.iter().filter(|link| defaults.contains(&link.index));
-    let mtu = network.mtu.or_else(|| of_defaults.map(|link| link.mtu).min()).unwrap_or(1500);
-    let make = |socket: &mut Socket| -> io::Result<u32> {
-        places.make_network(&network.id)?;
-        places.write_up(network)?;
-        let link = match own {
-            Some(link) => link,
-            None => {
-                links::make_bridge(socket, &network.bridge, network.mac(), mtu)?;
-                let found = links::find(socket, &network.bridge)?;
-                found.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?
-            }
-        };
-        for (key, value) in [("rp_filter", "2"), ("route_localnet", "0")] {
-            // Not there without /proc/sys, and then as it was.
-            let _ = fs::write(sysctl(&network.bridge, key), value);
-        }
-        links::add_address(socket, link.index, network.gateway, network.subnet.prefix())?;
-        links::set_up(socket, link.index)?;
-        Ok(link.mtu)
-    };
-    Ok(make(socket).map_err(failed())?)
-}
-
-fn sysctl(interface: &str, key: &str) -> String {
-    format!("/proc/sys/net/ipv4/conf/{interface}/{key}")
-}
-
-/// Turns forwarding on. What did not forward before still does not: the names of all interfaces
-/// that are there go into the rules first.
-fn forward_packets(places: &Places) -> io::Result<()> {
-    const SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
-    if fs::read_to_string(SWITCH)?.trim() != "0" {
-        return Ok(());
-    }
-    let mut socket = Socket::route()?;
-    let bridges: Vec<String> = places.ups()?.into_iter().map(|network| network.bridge).collect();
-    let names = links::all(&mut socket)?.into_iter().map(|link| link.name);
-    let names: Vec<String> = names.filter(|name| name != "lo" && !bridges.contains(name)).collect();
-    let names = if left_out("interfaces-guarded") { Vec::new() } else { names };
-    places.write_guarded(&names)?;
-    Table::open(&places.runroot)?.build(&contents(places)?)?;
-    fs::write(SWITCH, "1")
-}
-
-fn open_foreign(places: &Places, notices: &mut Vec<String>) {
-    if left_out("forward-chains-opened") {
-        return;
-    }
-    match foreign::open(&table::name_of(&places.runroot)) {
-        Ok(closed) => notices.extend(closed.into_iter().map(|one| {
-            format!("the host's firewall may keep containers from their network: {}", one.0)
-        })),
-        Err(error) => notices.push(format!("cannot read the host's firewall: {error}")),
-    }
-}
-
-fn rules_of(network: &Definition) -> BridgeRules {
-    BridgeRules {
-        name: network.bridge.clone(),
-        subnet: network.subnet,
-        is_internal: network.internal,
-        is_connected: network.icc,
     }
 }
 
@@ -335,15 +180,17 @@ fn contents(places: &Places) -> io::Result<Contents> {
     Ok(Contents { bridges, guarded: places.guarded(), ports })
 }
 
-/// Published ports lead to the container's address in its first network that leads out, or in its
-/// first one.
+/// The rules for a container's published ports. Where it is in internal networks alone there are
+/// none: this host reaches them by its loopback, and nobody else does.
 fn ports_of(container: &str, attached: &Attached) -> Vec<PortRules> {
-    let Some(to) = target_of(attached) else { return Vec::new() };
-    let rules = |port: &Port| PortRules { port: *port, to, container: container.to_owned() };
+    let leads_out = attached.networks.iter().find(|one| !one.is_internal);
+    let Some(place) = leads_out else { return Vec::new() };
+    let rules =
+        |port: &Port| PortRules { port: *port, to: place.ipv4, container: container.to_owned() };
     attached.ports.iter().map(rules).collect()
 }
 
-/// Where published ports lead.
+/// Where published ports lead: to the first network that leads out, or to the first one.
 pub fn target_of(attached: &Attached) -> Option<Ipv4Addr> {
     let networks = &attached.networks;
     let first = networks.iter().find(|one| !one.is_internal).or(networks.first());
@@ -373,6 +220,7 @@ fn publish_ports(places: &Places, id: &str, attached: &Attached) -> Result<(), N
 
 fn choose_place(
     places: &Places,
+    record: &Record,
     network: &Definition,
     membership: &Membership,
 ) -> Result<Endpoint, NetError> {
@@ -396,7 +244,6 @@ fn choose_place(
         };
         NetError { message, hint }
     })?;
-    let mac = definition::mac_of(ipv4).map(|byte| format!("{byte:02x}")).join(":");
     Ok(Endpoint {
         network_id: network.id.clone(),
         network: network.name.clone(),
@@ -405,11 +252,29 @@ fn choose_place(
         ipv4,
         prefix: network.subnet.prefix(),
         gateway: network.gateway,
-        mac,
-        names: membership.aliases.clone(),
+        mac: membership.mac.unwrap_or_else(|| Mac::of(ipv4)),
+        aliases: membership.aliases.clone(),
+        names: names_of(record, network, membership),
+        wish,
         is_internal: network.internal,
         is_isolated: !network.icc,
     })
+}
+
+/// What a container is found by. The default network has no names, as Docker's.
+fn names_of(record: &Record, network: &Definition, membership: &Membership) -> Vec<String> {
+    if network.is_default() {
+        return Vec::new();
+    }
+    let mut all: Vec<String> = Vec::new();
+    let id = record.id[..12].to_owned();
+    for name in [record.name.clone()].into_iter().chain(membership.aliases.clone()).chain([id]) {
+        let name = name.to_ascii_lowercase();
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    all
 }
 
 /// Undoes what [`attach`] has done for a container; what is not there is done. The container's
@@ -427,6 +292,7 @@ pub fn release(dirs: &Dirs, id: &str) -> io::Result<Option<Attached>> {
         Table::open(&places.runroot)?.remove_ports(&rules)?;
     }
     for one in &attached.networks {
+        names::leave(&places, one)?;
         addresses::give_back(&places, &one.network_id, one.ipv4, id)?;
     }
     places.forget_attached(id)?;

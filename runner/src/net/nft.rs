@@ -12,6 +12,7 @@ pub(super) const NEWCHAIN: u16 = 0xa03;
 pub(super) const GETCHAIN: u16 = 0xa04;
 pub(super) const NEWRULE: u16 = 0xa06;
 pub(super) const GETRULE: u16 = 0xa07;
+pub(super) const DELRULE: u16 = 0xa08;
 pub(super) const NEWSET: u16 = 0xa09;
 pub(super) const NEWSETELEM: u16 = 0xa0c;
 pub(super) const DELSETELEM: u16 = 0xa0e;

@@ -3,15 +3,20 @@
 //! A port belongs to whoever listens on it. So "in use" is the kernel's answer, to other programs
 //! too, and what no rule serves (loopback, IPv6) reaches the socket.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::str::FromStr;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::BindToDevice;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use serde::{Deserialize, Serialize};
+
+use crate::known_bad::left_out;
 
 /// How often the kernel is asked for a port that is free in both versions of IP.
 const TRIES: usize = 20;
@@ -232,6 +237,17 @@ pub(super) fn hold(wanted: &[Publish]) -> Result<Vec<Held>, BindError> {
         }
     }
     Ok(all)
+}
+
+/// Keeps ports from everybody but this host, and to its loopback.
+pub(super) fn only_here(all: &[Held]) -> io::Result<()> {
+    if left_out("internal-closed") {
+        return Ok(());
+    }
+    for held in all {
+        setsockopt(&held.socket, BindToDevice, &OsString::from("lo"))?;
+    }
+    Ok(())
 }
 
 /// One port: with no address given in both versions of IP, under the same number.

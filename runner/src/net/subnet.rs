@@ -49,6 +49,11 @@ impl Subnet {
         address.to_bits() & self.mask() == self.start
     }
 
+    /// Whether all of `other` lies in it.
+    pub fn holds(self, other: Self) -> bool {
+        self.contains(other.first()) && self.prefix <= other.prefix
+    }
+
     pub fn overlaps(self, other: Self) -> bool {
         self.contains(other.first()) || other.contains(self.first())
     }

@@ -145,6 +145,13 @@ impl Table {
         all
     }
 
+    pub(super) fn remove(&mut self) -> io::Result<()> {
+        match self.socket.batch(vec![nft::delete_table(&self.name)]) {
+            Err(batch) if batch.error.raw_os_error() != Some(libc::ENOENT) => Err(batch.into()),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn add_bridge(&mut self, bridge: &BridgeRules) -> io::Result<()> {
         let batch = bridge.elements(&self.name, true);
         Ok(self.socket.batch(batch)?)

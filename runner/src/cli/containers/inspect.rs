@@ -18,7 +18,7 @@ use crate::spec::DEFAULT_CAPABILITIES;
 
 const FLAGS: &[Flag] = &[
     Flag::one("format", "json|TEMPLATE", "what of it is shown").short('f'),
-    Flag::one("type", "container|image|volume", "look for these only"),
+    Flag::one("type", "container|image|volume|network", "look for these only"),
     Flag::switch("size", "how much a container has written, and with its image").short('s'),
 ];
 
@@ -107,6 +107,11 @@ fn find(
     }
     if kind.is_none_or(|kind| kind == "volume")
         && let Some(value) = crate::cli::volume::inspect_value(store, name)?
+    {
+        return Ok(value);
+    }
+    if kind.is_none_or(|kind| kind == "network")
+        && let Some(value) = crate::cli::network::inspect_value(globals, store, name)?
     {
         return Ok(value);
     }
@@ -581,16 +586,25 @@ fn network(record: &Record, status: &Status, attached: &Attached) -> Value {
         "NetworkID": "",
     });
     extend(&mut own, more);
-    let places = attached.networks.iter().map(|place| {
-        let mut filled = own.clone();
-        extend(&mut filled, network::endpoint(record, place));
-        (place.network.clone(), filled)
-    });
-    let places: Map<String, Value> = places.collect();
     let networks = match &record.network {
-        Network::Container(_) => json!({}),
-        Network::Bridge(_) if !places.is_empty() => Value::Object(places),
-        network => json!({ view::network_word(network): own }),
+        Network::Container(_) => Map::new(),
+        Network::Bridge(memberships) => {
+            let with = |part: Value| {
+                let mut filled = own.clone();
+                extend(&mut filled, part);
+                filled
+            };
+            let mut all: Map<String, Value> = memberships
+                .iter()
+                .map(|one| (one.network.clone(), with(network::wanted(one))))
+                .collect();
+            let places = attached.networks.iter();
+            all.extend(
+                places.map(|one| (one.network.clone(), with(network::endpoint(record, one)))),
+            );
+            all
+        }
+        network => Map::from_iter([(view::network_word(network), own)]),
     };
     let mut value = json!({
         "Bridge": "",
@@ -604,12 +618,14 @@ fn network(record: &Record, status: &Status, attached: &Attached) -> Value {
         "SecondaryIPAddresses": null,
         "SecondaryIPv6Addresses": null,
     });
-    extend(&mut value, none);
+    extend(&mut value, none.clone());
     // Docker repeats the default network's on top.
     if let Some(first) = attached.networks.iter().find(|one| one.network == DEFAULT)
         && let Value::Object(mut all) = network::endpoint(record, first)
     {
-        all.retain(|key, _| !["Aliases", "NetworkID"].contains(&key.as_str()));
+        let repeated = none.as_object().into_iter().flat_map(Map::keys);
+        let repeated: Vec<&String> = repeated.collect();
+        all.retain(|key, _| repeated.contains(&key));
         extend(&mut value, Value::Object(all));
     }
     value

@@ -255,7 +255,7 @@ impl Filter {
                                 == Some(wanted)
                     })
             }
-            Self::Network(wanted) => view::network_word(&record.network) == *wanted,
+            Self::Network(wanted) => view::network_names(&record.network).contains(wanted),
             Self::Before(moment) => record.created < *moment,
             Self::Since(moment) => record.created > *moment,
         }

@@ -1,13 +1,14 @@
 //! `port`, and what `ps` and `inspect` show of a container's networks: words and keys are Docker's.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde_json::{Map, Value, json};
 
 use super::{connect_running, find};
 use crate::cli::flags::{Arguments, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line};
-use crate::container::{Network, Record};
+use crate::container::{Membership, Network, Record};
 use crate::failure::Failure;
 use crate::net::{self, Attached, Endpoint, Port, Publish};
 
@@ -118,12 +119,27 @@ pub(super) fn ports(record: &Record, attached: &Attached, is_running: bool) -> M
 /// What one of `NetworkSettings.Networks` has of its own.
 pub(super) fn endpoint(record: &Record, place: &Endpoint) -> Value {
     json!({
-        "Aliases": (!place.names.is_empty()).then_some(&place.names),
+        "Aliases": some(&place.aliases),
+        "DNSNames": some(&place.names),
         "NetworkID": place.network_id,
         "EndpointID": record.id,
+        "IPAMConfig": ipam(place.wish),
         "IPAddress": place.ipv4.to_string(),
         "IPPrefixLen": place.prefix,
-        "Gateway": place.gateway.to_string(),
+        "Gateway": if place.is_internal { String::new() } else { place.gateway.to_string() },
         "MacAddress": place.mac,
     })
+}
+
+/// The same of a network that the container is not in now.
+pub(super) fn wanted(membership: &Membership) -> Value {
+    json!({ "Aliases": some(&membership.aliases), "IPAMConfig": ipam(membership.ip) })
+}
+
+fn some(all: &[String]) -> Option<&[String]> {
+    (!all.is_empty()).then_some(all)
+}
+
+fn ipam(wish: Option<Ipv4Addr>) -> Option<Value> {
+    wish.map(|address| json!({ "IPv4Address": address.to_string() }))
 }

@@ -42,6 +42,14 @@ pub(super) fn network_word(network: &Network) -> String {
     }
 }
 
+/// The names of all of a container's networks.
+pub(super) fn network_names(network: &Network) -> Vec<String> {
+    match network {
+        Network::Bridge(all) => all.iter().map(|one| one.network.clone()).collect(),
+        other => vec![network_word(other)],
+    }
+}
+
 pub(super) fn arguments(record: &Record) -> &[String] {
     record.spec.process().as_ref().and_then(|process| process.args().as_deref()).unwrap_or_default()
 }
@@ -101,7 +109,7 @@ pub(super) fn row(
         "LocalVolumes": record.volumes.len().to_string(),
         "Mounts": mounts.join(","),
         "Names": record.name,
-        "Networks": network_word(&record.network),
+        "Networks": network_names(&record.network).join(","),
         "Ports": ports,
         "RunningFor": running,
         "Size": "0B",
