@@ -89,7 +89,7 @@ fn usage_errors_are_125() {
         ("-d", "rrun: name an image or a command"),
         ("-it ps", "rrun: --interactive stands before the command ps"),
         ("build .", "rrun: build is not supported"),
-        ("network create x", "rrun: network is not supported"),
+        ("swarm init", "rrun: swarm is not supported"),
         ("volume nonsense", "rrun: volume nonsense is not supported"),
         ("volume", "rrun: volume needs a command"),
         ("container commit x", "rrun: container commit is not supported"),
@@ -230,10 +230,10 @@ fn containers_that_are_not_there() {
         rrun.check(line, 1, "", stderr);
     }
     rrun.check(
-        "inspect none",
+        "inspect nobody",
         1,
         "[]\n",
-        "rrun: no such object: none\nhint: rrun ps -a, rrun images\n",
+        "rrun: no such object: nobody\nhint: rrun ps -a, rrun images\n",
     );
 }
 
