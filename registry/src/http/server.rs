@@ -238,10 +238,11 @@ fn listen(
                 });
                 let serve = fn_service(move |tcp: TcpStream| {
                     let worker = Rc::clone(&worker);
-                    async move {
+                    // What takes a future and waits for it has room for it twice.
+                    Box::pin(async move {
                         worker.serve(tcp).await;
                         Ok::<_, Infallible>(())
-                    }
+                    })
                 });
                 async move { Ok::<_, ()>(serve) }
             })

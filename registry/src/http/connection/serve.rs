@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -81,12 +82,12 @@ impl Worker {
         let Some(place) = self.crowd.admit(first) else { return };
         let peer = tcp.peer_addr().ok();
         let link = Rc::clone(place.link());
-        watch::watched(&link, &self.limits, async {
+        let connection = pin!(async {
             if let Err(error) = self.run(tcp, peer, &place).await {
                 tracing::debug!(peer = peer.map(address).map(tracing::field::display), %error, "a connection broke");
             }
-        })
-        .await;
+        });
+        watch::watched(&link, &self.limits, connection).await;
         match link.state() {
             State::Handshake => self.no_handshake(peer, &"it took too long"),
             State::Silent | State::Head | State::Resting => {

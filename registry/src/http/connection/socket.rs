@@ -32,8 +32,8 @@ const HELD_BYTES_MAX: u64 = 32 << 10;
 pub(crate) struct Socket {
     tcp: TcpStream,
     /// Locked for as long as it takes to encrypt or decrypt what fits in a buffer: a body may be
-    /// read on the pool while the worker writes.
-    tls: Option<Mutex<ServerConnection>>,
+    /// read on the pool while the worker writes. Apart: a plain connection has no room for it.
+    tls: Option<Box<Mutex<ServerConnection>>>,
 }
 
 impl From<TcpStream> for Socket {
@@ -45,7 +45,7 @@ impl From<TcpStream> for Socket {
 impl From<TlsStream<TcpStream>> for Socket {
     fn from(stream: TlsStream<TcpStream>) -> Self {
         let (tcp, session) = stream.into_inner();
-        Self { tcp, tls: Some(Mutex::new(session)) }
+        Self { tcp, tls: Some(Box::new(Mutex::new(session))) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The one timer of a connection.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Poll, ready};
 
 use tokio::time::{Instant, sleep_until};
@@ -14,8 +14,11 @@ use crate::http::server::Limits;
 ///
 /// The timer is set to an earlier time when a state ends before it, and looked at when it is over:
 /// on a connection that is used it is hardly ever touched.
-pub(super) async fn watched(link: &Link, limits: &Limits, connection: impl Future<Output = ()>) {
-    let mut connection = pin!(connection);
+pub(super) async fn watched(
+    link: &Link,
+    limits: &Limits,
+    mut connection: Pin<&mut impl Future<Output = ()>>,
+) {
     let mut timer = pin!(sleep_until(link.end(limits)));
     poll_fn(|cx| {
         link.wake_later(cx);
