@@ -127,7 +127,8 @@ impl Target {
         // Before anything is made: a directory in the store would be.
         let resolve = |path: &Path| resolve(path).map_err(failed("resolve"));
         let (inside, own) = (resolve(path)?, resolve(root)?);
-        if inside.starts_with(&own) || own.starts_with(&inside) {
+        let nested = inside.starts_with(&own) || own.starts_with(&inside);
+        if nested && !fail_point!("backup-own", off) {
             return Err(BackupError::Own(path.to_owned()));
         }
         private_directory(path).map_err(failed("create"))?;
@@ -135,10 +136,11 @@ impl Target {
         let lock = lock.map_err(failed("lock"))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) if fail_point!("backup-lock", off) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(BackupError::Busy(path.to_owned())),
             Err(errno) => return Err(failed("lock")(errno.into())),
         }
-        if !path.join(MARKER).exists() {
+        if !path.join(MARKER).exists() && !fail_point!("backup-foreign", off) {
             for entry in list(path).map_err(failed("list"))? {
                 let known = NO_CONTENT.iter().any(|name| entry.file_name() == Some(name.as_ref()));
                 if !known {
@@ -180,6 +182,7 @@ impl Target {
         match fs::read_to_string(&marker) {
             Ok(found) if found == text => return Ok(()),
             // An empty one is what a power cut leaves of the first backup.
+            Ok(_) if fail_point!("backup-another", off) => {}
             Ok(found) if !found.is_empty() => return Err(BackupError::Another(self.path.clone())),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -444,7 +447,7 @@ pub fn restore(
         }
     }
     // Before anything is copied: an empty or a garbled one would be an empty registry.
-    sqlite::inspect(&from)?;
+    inspect(&from)?;
     if to.exists() {
         return Err(RestoreError::NotEmpty(disk.root().to_owned()));
     }
@@ -469,11 +472,18 @@ pub fn restore(
     sync_tree(disk.root())?;
     let partial = disk.root().join("registry.db.partial");
     fs::copy(&from, &partial)?;
-    sqlite::inspect(&partial)?;
+    inspect(&partial)?;
     File::open(&partial)?.sync_all()?;
     fs::rename(&partial, &to)?;
     File::open(disk.root())?.sync_all()?;
     Ok(copied)
+}
+
+fn inspect(facts: &Path) -> Result<(), sqlite::OpenError> {
+    if fail_point!("restore-look", off) {
+        return Ok(());
+    }
+    sqlite::inspect(facts).map(drop)
 }
 
 fn digest_of(algorithm: &Path, file: &Path) -> Option<Digest> {

@@ -197,7 +197,7 @@ impl Content {
                 (Err(_), true) => Outcome::Cancelled,
                 (Err(_), false) => Outcome::Failed,
             };
-            blocking(move || writer.finish(outcome)).await?;
+            slow(move || writer.finish(outcome)).await?;
             match published {
                 Ok(()) => Ok(size),
                 Err(ContentError::Store(StoreError::Gone)) => Err(FinishError::Cancelled),

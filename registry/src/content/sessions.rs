@@ -4,7 +4,7 @@
 //! of the offset to the end of the request, so that a late append cannot land in a blob that was
 //! already verified.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,7 +15,7 @@ use prometheus_client::metrics::family::Family;
 use shared::{Algorithm, RepoName};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::{Content, ContentError, blocking, slow};
+use super::{Content, ContentError, slow};
 use crate::failpoint::fail_point;
 use crate::store::{Checkpoint, Disk, Session, SessionId};
 
@@ -105,12 +105,16 @@ pub(super) struct Sessions {
     open: Mutex<HashMap<SessionId, Arc<Open>>>,
     /// In the order in which they were started; some have ended since.
     order: Mutex<VecDeque<SessionId>>,
+    /// What an earlier process left and nobody has gone on with since.
+    left: Mutex<HashSet<SessionId>>,
     max: usize,
     outcomes: UploadOutcomes,
 }
 
 impl Sessions {
+    /// With those that an earlier process left on the disk. Blocks.
     pub(super) fn new(disk: Arc<Disk>) -> Self {
+        let order = left_on(&disk);
         let outcomes = UploadOutcomes::default();
         // From the start: of a series that begins with its first event, `rate` misses that event.
         for outcome in [Outcome::Completed, Outcome::Cancelled, Outcome::Expired, Outcome::Failed] {
@@ -119,7 +123,8 @@ impl Sessions {
         Self {
             disk,
             open: Mutex::default(),
-            order: Mutex::default(),
+            left: Mutex::new(order.iter().copied().collect()),
+            order: Mutex::new(order),
             max: if fail_point!("many-uploads", off) { 8 } else { SESSIONS_MAX },
             outcomes,
         }
@@ -135,21 +140,32 @@ impl Sessions {
         order.push_back(id);
         if order.len() > self.max.saturating_mul(2) {
             let open = self.map();
-            order.retain(|id| open.get(id).is_some_and(|open| open.gives_way()));
+            let left = self.left();
+            order.retain(|id| match open.get(id) {
+                Some(open) => open.gives_way(),
+                None => left.contains(id),
+            });
         }
     }
 
-    /// The oldest upload that may give way and that nobody writes to, and the right to write to it.
-    fn oldest(&self) -> Option<(SessionId, OwnedMutexGuard<Session>)> {
+    /// The oldest upload that may give way and that nobody writes to, and the right to write to it
+    /// if it is in memory. Blocks.
+    fn oldest(&self) -> Option<(SessionId, Option<OwnedMutexGuard<Session>>)> {
         let mut order = self.order();
         for _ in 0..order.len() {
             let id = order.pop_front()?;
-            let Some(open) = self.map().get(&id).cloned() else { continue };
+            let Some(open) = self.map().get(&id).cloned() else {
+                let bytes = self.left().contains(&id).then(|| self.disk.session_bytes(&id));
+                if bytes.is_some_and(|bytes| bytes <= GIVES_WAY_BYTES) {
+                    return Some((id, None));
+                }
+                continue;
+            };
             if !open.gives_way() {
                 continue;
             }
             match Arc::clone(&open.session).try_lock_owned() {
-                Ok(session) => return Some((id, session)),
+                Ok(session) => return Some((id, Some(session))),
                 Err(_) => order.push_back(id),
             }
         }
@@ -165,6 +181,15 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn left(&self) -> MutexGuard<'_, HashSet<SessionId>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Uploads that are open.
+    fn count(&self) -> usize {
+        self.map().len() + self.left().len()
+    }
+
     fn remember(&self, session: Session) -> Arc<Open> {
         let open = Arc::new(Open {
             id: session.id(),
@@ -173,6 +198,7 @@ impl Sessions {
             cancelled: AtomicBool::new(false),
             session: Arc::new(AsyncMutex::new(session)),
         });
+        self.left().remove(&open.id);
         // Two requests may have loaded the same session; the first one counts.
         Arc::clone(self.map().entry(open.id).or_insert(open))
     }
@@ -185,6 +211,7 @@ impl Sessions {
             open.cancelled.store(true, Ordering::Release);
         }
         self.disk.remove_session(id);
+        self.left().remove(id);
         if let Some(open) = self.map().remove(id) {
             open.cancelled.store(true, Ordering::Release);
         }
@@ -196,7 +223,7 @@ impl Sessions {
             Some(open) => open,
             None => {
                 let disk = Arc::clone(&self.disk);
-                let loaded = blocking(move || disk.load_session(id)).await?;
+                let loaded = slow(move || disk.load_session(id)).await?;
                 let session = loaded.map_err(ContentError::from)?.ok_or(SessionError::Unknown)?;
                 let open = self.remember(session);
                 if !self.disk.has_session(&id) {
@@ -208,6 +235,19 @@ impl Sessions {
         };
         if open.repo == *repo { Ok(open) } else { Err(SessionError::Unknown) }
     }
+}
+
+/// The uploads on a disk, the one that was written to longest ago first.
+fn left_on(disk: &Disk) -> VecDeque<SessionId> {
+    if fail_point!("uploads-left", off) {
+        return VecDeque::new();
+    }
+    let mut left = disk.sessions().unwrap_or_else(|error| {
+        tracing::warn!(%error, "uploads of before the start are not counted");
+        Vec::new()
+    });
+    left.sort_unstable_by_key(|(_, touched)| *touched);
+    left.into_iter().map(|(id, _)| id).collect()
 }
 
 /// The right to write to one upload. Dropping it leaves the upload resumable.
@@ -314,7 +354,7 @@ impl Content {
             return Err(SessionError::TooMany);
         }
         let (disk, name) = (Arc::clone(&self.disk), repo.clone());
-        let session = blocking(move || disk.create_session(&name, algorithm)).await?;
+        let session = slow(move || disk.create_session(&name, algorithm)).await?;
         let open = self.sessions.remember(session.map_err(ContentError::from)?);
         self.sessions.started(open.id);
         self.writer(open).await
@@ -326,7 +366,7 @@ impl Content {
             return Ok(false);
         }
         let sessions = Arc::clone(&self.sessions);
-        blocking(move || {
+        slow(move || {
             let Some((id, _held)) = sessions.oldest() else { return false };
             sessions.forget(&id, Outcome::Expired);
             tracing::debug!(upload = %id, "the oldest empty upload gave way to a new one");
@@ -389,13 +429,13 @@ impl Content {
     pub async fn cancel_upload(&self, repo: &RepoName, id: SessionId) -> Result<(), SessionError> {
         let open = self.sessions.find(repo, id).await?;
         let sessions = Arc::clone(&self.sessions);
-        blocking(move || sessions.forget(&open.id, Outcome::Cancelled)).await?;
+        slow(move || sessions.forget(&open.id, Outcome::Cancelled)).await?;
         Ok(())
     }
 
-    /// Uploads that are open in this process.
+    /// Uploads that are open, those of an earlier process included.
     pub fn open_uploads(&self) -> usize {
-        self.sessions.map().len()
+        self.sessions.count()
     }
 
     /// Ends uploads that nothing was written to for `age`. Gives their number. One that begins or
@@ -422,7 +462,7 @@ impl Content {
             }
             Ok(purged)
         };
-        blocking(purge).await?.map_err(|source| {
+        slow(purge).await?.map_err(|source| {
             crate::store::StoreError::Io { what: "list the uploads", source }.into()
         })
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use shared::Digest;
 
 use super::sessions::Outcome;
-use super::{Content, ContentError, Writer, blocking, slow};
+use super::{Content, ContentError, Writer, slow};
 use crate::failpoint::fail_point;
 use crate::store::{Block, Disk, Session, StoreError, timed};
 
@@ -272,7 +272,7 @@ fn fill(reader: &mut impl Read, block: &mut Block) -> (u64, Option<Then>) {
 }
 
 async fn rewind(writer: Writer, to: crate::store::Checkpoint) -> Result<(), ContentError> {
-    blocking(move || {
+    slow(move || {
         let mut writer = writer;
         writer.with(|disk, session| session.rewind(disk, to))
     })
@@ -284,5 +284,5 @@ async fn drop_upload(writer: Writer) -> Result<(), ContentError> {
     if fail_point!("give-back", off) {
         return Ok(());
     }
-    blocking(move || writer.finish(Outcome::Failed)).await
+    slow(move || writer.finish(Outcome::Failed)).await
 }

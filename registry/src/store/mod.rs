@@ -254,7 +254,7 @@ impl Disk {
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE)) && !fail_point!("out-of-descriptors", off)
 }
 
 /// Opens a file for reading, and nothing that is none: a name that leads elsewhere would serve what

@@ -149,6 +149,7 @@ impl Disk {
             direct: Direct::Closed,
             unread: 0..0,
         };
+        fail_point!("upload-create");
         let made = fs::create_dir(&dir)
             .map_err(|source| self.failed("create the upload", source))
             .and_then(|()| {
@@ -231,6 +232,11 @@ impl Disk {
     /// Whether a session's files are there.
     pub fn has_session(&self, id: &SessionId) -> bool {
         self.session_dir(id).join("state").exists()
+    }
+
+    /// Bytes that a session has on the disk; 0 if it has none, or none can be seen.
+    pub fn session_bytes(&self, id: &SessionId) -> u64 {
+        fs::metadata(self.session_dir(id).join("data")).map_or(0, |meta| meta.len())
     }
 
     /// Removes a session and its bytes. One that is not there is no error.

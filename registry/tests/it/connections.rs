@@ -442,6 +442,7 @@ fn connections_that_stand_still_cost_little() {
         (false, "GET /v2/ HTTP/1.1\r\nHo", 8 << 10),
         (false, "", 8 << 10),
         (true, &*request, 24 << 10),
+        (true, "GET /v2/ HTTP/1.1\r\nHo", 24 << 10),
     ] {
         let cost = cost_of_a_connection(tls, if tls { 600 } else { 2000 }, bytes);
         eprintln!("tls: {tls}, after {} bytes: {cost} bytes each", bytes.len());

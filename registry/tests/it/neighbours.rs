@@ -162,16 +162,19 @@ fn blobs_whose_directory_is_gone_are_not_taken_out_of_service() {
 #[test]
 fn syncs_of_a_slow_disk_hold_up_nobody_who_pulls() {
     let pushes = |failpoints: &str| {
-        let case = Case::start(&format!("upload-sync-fails=hang;{failpoints}"));
+        let case = Case::start(failpoints);
         case.arm();
         // More than the threads of all workers.
         case.answers_beside(130, |client, n| {
             let _ = client.push_blob("app", n.to_string().as_bytes());
         })
     };
-    assert!(pushes(""));
-    assert!(pushes("open-in-memory=off"), "what is not at hand is opened all the same");
-    assert!(!pushes("slow-places=off;open-in-memory=off"));
+    assert!(pushes("upload-sync-fails=hang"));
+    for step in ["upload-sync-fails", "upload-create"] {
+        let unread = format!("{step}=hang;open-in-memory=off");
+        assert!(pushes(&unread), "{step}: what is not at hand is opened all the same");
+        assert!(!pushes(&format!("{unread};slow-places=off")), "{step}");
+    }
 }
 
 #[test]
@@ -308,6 +311,58 @@ fn the_oldest_empty_upload_gives_way() {
 }
 
 #[test]
+fn uploads_of_before_a_restart_count() {
+    let open = |failpoints: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("store");
+        let failpoints = format!("many-uploads=off;{failpoints}");
+        let environment = [("REGISTRY_FAILPOINTS", failpoints.as_str())];
+        let begin = |client: &mut Client| {
+            let begun = client.request("POST", "/v2/app/blobs/uploads/", "", b"").unwrap();
+            assert_eq!(begun.status, 202);
+            begun.header("location").unwrap().to_owned()
+        };
+        let server = Server::start(&root, &environment);
+        let mut client = server.client();
+        let before: Vec<String> = (0..8).map(|_| begin(&mut client)).collect();
+        server.kill();
+        let server = Server::start(&root, &environment);
+        let mut client = server.client();
+        let counted = metric(&mut client, "registry_uploads_active");
+        // One that is gone on with counts once.
+        assert_eq!(status(client.get(&before[7])), 204);
+        assert_eq!(metric(&mut client, "registry_uploads_active"), counted.max(1.0));
+        for _ in 0..3 {
+            begin(&mut client);
+        }
+        (counted, std::fs::read_dir(root.join("uploads")).unwrap().count())
+    };
+    assert_eq!(open(""), (8.0, 8), "the oldest give way");
+    assert_eq!(open("uploads-left=off"), (0.0, 11));
+}
+
+#[test]
+fn a_browser_is_told_to_run_nothing() {
+    let told = |failpoints: &str| {
+        let case = Case::start(failpoints);
+        case.arm();
+        let mut client = case.client();
+        let missing = blob_path(b"missing");
+        let paths =
+            ["/", "/v2/", "/metrics", "/v2/app/manifests/v1", &*blob_path(LAYER), &*missing];
+        let answers = paths.map(|path| client.get(path).unwrap());
+        answers.iter().all(|answer| {
+            answer.header("x-content-type-options") == Some("nosniff")
+                && answer.header("content-security-policy").is_some_and(|policy| {
+                    policy.contains("default-src 'none'") && policy.contains("sandbox")
+                })
+        })
+    };
+    assert!(told(""));
+    assert!(!told("untrusted=off"));
+}
+
+#[test]
 fn a_byte_claims_no_more_of_the_disk_than_has_arrived() {
     use std::os::unix::fs::MetadataExt as _;
     let claimed = |failpoints: &str| {
@@ -433,7 +488,14 @@ fn repositories_that_only_a_mount_made_are_forgotten() {
 
 #[test]
 fn too_many_open_files_are_answered_with_try_again() {
-    let case = Case::start("");
+    assert_eq!(without_descriptors(""), 503);
+    assert_eq!(without_descriptors("out-of-descriptors=off"), 500);
+}
+
+/// What a pull and a push are answered that meet too many open files.
+fn without_descriptors(failpoints: &str) -> u16 {
+    let case = Case::start(failpoints);
+    case.arm();
     let mut client = case.client();
     assert_eq!(status(client.get(&blob_path(LAYER))), 200);
     let limit = |files: &str| {
@@ -444,12 +506,15 @@ fn too_many_open_files_are_answered_with_try_again() {
     };
     limit("3:");
     let refused = client.get(&blob_path(LAYER)).unwrap();
-    assert_eq!(refused.status, 503);
+    if refused.status != 503 {
+        return refused.status;
+    }
     assert!(refused.header("retry-after").is_some());
     assert_eq!(status(client.push_blob("app", b"another")), 503);
     limit("1000:");
     assert_eq!(status(client.get(&blob_path(LAYER))), 200);
     assert_eq!(status(client.push_blob("app", b"another")), 201);
+    refused.status
 }
 
 /// Bytes of a file that are in memory.

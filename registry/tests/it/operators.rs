@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Client, Server, command, image, sound, wait};
+use crate::support::{Client, Server, image, sound, wait};
 use shared::Digest;
 
 const CONFIG: &[u8] = b"{}";
@@ -43,7 +43,14 @@ struct Ran {
 }
 
 fn run(root: &Path, arguments: &[&str]) -> Ran {
-    let output = command(root, arguments);
+    run_without("", root, arguments)
+}
+
+/// [`run`] of a program that has these fail points.
+fn run_without(points: &str, root: &Path, arguments: &[&str]) -> Ran {
+    let mut command = std::process::Command::new(crate::support::BINARY);
+    command.args(arguments).arg("--root").arg(root).env("REGISTRY_FAILPOINTS", points);
+    let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let code = output.status.code().unwrap();
     Ran { code, out: text(&output.stdout), err: text(&output.stderr) }
@@ -426,6 +433,13 @@ fn acknowledged_changes_behind_a_flipped_byte_are_told() {
     }
     assert_eq!(files(), before, "bytes of lost records are kept");
     assert_eq!(std::fs::read(root.join("registry.db-wal.damaged")).unwrap().len(), whole.len());
+
+    // Not looked at, it says nothing.
+    let mut bytes = whole.clone();
+    bytes[whole.len() / 3] ^= 1;
+    std::fs::write(cut.join("registry.db-wal"), bytes).unwrap();
+    let found = run_without("log-look=off", &cut, &["fsck"]);
+    assert!(!found.out.contains("had lost acknowledged changes"), "{} {}", found.out, found.err);
 }
 
 fn mode(path: &Path) -> u32 {
@@ -484,6 +498,35 @@ fn a_backup_goes_where_only_backups_of_this_registry_are() {
         assert_eq!(mode(&file), 0o600, "{}", file.display());
     }
 
+    // Somebody else's lock.
+    let mine = place("mine");
+    assert_eq!(backup(&root, &mine).code, 0);
+    let lock = std::fs::File::open(mine.join("lock")).unwrap();
+    lock.lock().unwrap();
+    refused(&root, &mine, "in use");
+
+    // Each of these is written to where it is not looked at.
+    for (points, to) in [
+        ("backup-own=off", root.join("new/deep")),
+        ("backup-foreign=off", place("papers")),
+        ("backup-another=off", copy.clone()),
+        ("backup-lock=off", mine),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let kept = directory.path().join("kept");
+        let there = to.exists();
+        if there {
+            let copied = std::process::Command::new("cp").arg("-a").args([&to, &kept]).status();
+            assert!(copied.unwrap().success());
+        }
+        let ran = run_without(points, &root, &["backup", &text(&to)]);
+        assert_eq!(ran.code, 0, "{points}: {}", ran.err);
+        std::fs::remove_dir_all(&to).unwrap();
+        if there {
+            std::fs::rename(&kept, &to).unwrap();
+        }
+    }
+
     // Served as it is, it is a store from then on.
     let served = Server::start(&copy, &SLOW);
     served.client().pull("other", "v1").unwrap();
@@ -538,6 +581,11 @@ fn nothing_is_restored_from_records_that_are_empty_or_garbage() {
         assert!(ran.err.contains("the records of the backup"), "{name}: {}", ran.err);
         assert!(!restored.join("registry.db").exists(), "{name}");
     }
+    std::fs::write(&database, []).unwrap();
+    let unseen = directory.path().join("unseen");
+    let ran = run_without("restore-look=off", &unseen, &["restore", &copy.to_string_lossy()]);
+    assert_eq!(ran.code, 0, "an empty registry, for one that was full: {}", ran.err);
+
     std::fs::write(&database, whole).unwrap();
     std::fs::remove_file(copy.join("BACKUP")).unwrap();
     let unmarked = run(&directory.path().join("unmarked"), &["restore", &copy.to_string_lossy()]);

@@ -84,7 +84,7 @@ impl SqliteRecords {
     /// [`OpenError`]; nothing was changed if the format is newer or foreign.
     pub fn open(directory: &Path, options: &Options) -> Result<Self, OpenError> {
         let path = directory.join(DATABASE);
-        let damage = log::keep_if_damaged(&path)?;
+        let damage = if fail_point!("log-look", off) { None } else { log::keep_if_damaged(&path)? };
         if let Some(log::Damage { frame, lost }) = damage {
             tracing::error!(
                 frame,
