@@ -34,6 +34,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("e2fsprogs", "/usr/sbin/mkfs.ext4"),
     ("iproute2", "/usr/bin/ip"),
     ("nftables", "/usr/sbin/nft"),
+    ("dnsmasq-base", "/usr/sbin/dnsmasq"),
     ("iptables", "/usr/sbin/iptables-legacy"),
     ("cpio", "/usr/bin/cpio"),
     ("procps", "/usr/bin/ps"),

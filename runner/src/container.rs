@@ -225,6 +225,9 @@ pub struct VolumeUse {
     pub populate: bool,
 }
 
+/// The address of `--add-host` that stands for this host as the container reaches it.
+pub const HOST_GATEWAY: &str = "host-gateway";
+
 /// What `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf` say.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Hosts {

@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use crate::cli::flags::{Arguments, truth};
 use crate::cli::{mount_flags, names, network_flags, values};
-use crate::container::{Hosts, Ipc, LogFiles, Network};
+use crate::container::{HOST_GATEWAY, Hosts, Ipc, LogFiles, Network};
 use crate::failure::Failure;
 use crate::known_bad::left_out;
 use crate::net::{self, Exposed, Publish};
@@ -50,6 +50,11 @@ pub(super) fn request(
     let ipc = ipc(arguments, containers)?;
     refuse_what_is_not_its_own(arguments, &network, &uts, &ipc)?;
     let mut hosts = hosts(arguments)?;
+    let is_near = |(_, address): &(String, String)| address == HOST_GATEWAY;
+    if network == Network::None && hosts.added.iter().any(is_near) {
+        return Err(Failure::new("--add-host: without a network there is no host-gateway")
+            .hint("--network bridge"));
+    }
     if let Network::Container(id) = &network {
         let theirs = containers.hosts_of(id)?;
         hosts = Hosts { hostname: theirs.hostname, domainname: theirs.domainname, ..hosts };

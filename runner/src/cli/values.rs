@@ -9,6 +9,7 @@ use oci_spec::runtime::{
     LinuxDeviceCgroup, LinuxDeviceType, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
 };
 
+use crate::container::HOST_GATEWAY;
 use crate::failure::Failure;
 use crate::spec::Variable;
 use crate::timestamp::Timestamp;
@@ -210,8 +211,8 @@ pub(super) fn host(text: &str) -> Result<(String, String), Failure> {
     if !is_name {
         return Err(wrong("it is NAME:ADDRESS"));
     }
-    if bare == "host-gateway" {
-        return Err(wrong("host-gateway needs a bridge network, which is not supported yet"));
+    if bare == HOST_GATEWAY {
+        return Ok((name.to_owned(), bare.to_owned()));
     }
     match bare.parse::<IpAddr>() {
         Ok(address) => Ok((name.to_owned(), address.to_string())),
@@ -499,10 +500,11 @@ mod tests {
             ("a=1.2.3.4", ("a", "1.2.3.4")),
             ("a:::1", ("a", "::1")),
             ("a:[::1]", ("a", "::1")),
+            ("a:host-gateway", ("a", "host-gateway")),
         ] {
             assert_eq!(host(text).unwrap(), (want.0.to_owned(), want.1.to_owned()), "{text}");
         }
-        for text in ["a", "a:", ":1.2.3.4", "a:1.2.3", "a b:1.2.3.4", "a:host-gateway"] {
+        for text in ["a", "a:", ":1.2.3.4", "a:1.2.3", "a b:1.2.3.4"] {
             assert!(host(text).is_err(), "{text}");
         }
         for text in ["web", "a.b_c-1", "/web", "0a"] {

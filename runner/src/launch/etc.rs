@@ -10,8 +10,8 @@ use std::path::Path;
 use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 
-use crate::container::{Hosts, Network, Record};
-use crate::net::Attached;
+use crate::container::{HOST_GATEWAY, Hosts, Network, Record};
+use crate::net::{self, Attached};
 
 /// Writes the files into `directory` and makes detached mounts of them. Those of a container whose
 /// network is another one's are that one's files, which lie in the directory `of_other`.
@@ -26,7 +26,8 @@ pub(super) fn write(
 ) -> io::Result<Vec<(&'static str, OwnedFd)>> {
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let shares_network = record.network == Network::Host;
-    let mut names = hosts(&record.hosts, shares_network, &host("/etc/hosts"));
+    let gateway = attached.and_then(net::gateway_of).map(|gateway| gateway.to_string());
+    let mut names = hosts(&record.hosts, shares_network, &host("/etc/hosts"), gateway.as_deref());
     names.push_str(&own_name(&record.hosts, attached));
     let files = [
         ("/etc/hosts", "hosts", names),
@@ -34,11 +35,14 @@ pub(super) fn write(
         (
             "/etc/resolv.conf",
             "resolv.conf",
-            resolver(
-                &record.hosts,
-                shares_network,
-                &if shares_network { host("/etc/resolv.conf") } else { reachable(&host) },
-            ),
+            match attached.is_some_and(|attached| servers_to_ask(record, attached).is_some()) {
+                true => own_resolver(&record.hosts, &host("/etc/resolv.conf")),
+                false => resolver(
+                    &record.hosts,
+                    shares_network,
+                    &if shares_network { host("/etc/resolv.conf") } else { reachable(&host) },
+                ),
+            },
         ),
     ];
     // Those of an earlier run may still be mounted somewhere, and are written to there.
@@ -83,6 +87,48 @@ fn own_name(hosts: &Hosts, attached: Option<&Attached>) -> String {
     }
 }
 
+/// Whom the container's own resolver asks, if it has one: on networks with names, and where the
+/// host's servers cannot be reached from another network.
+pub(super) fn servers_to_ask(record: &Record, attached: &Attached) -> Option<Vec<IpAddr>> {
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let has_names = attached.networks.iter().any(|one| !one.names.is_empty());
+    let asked = servers(record.hosts.dns.iter().map(String::as_str));
+    if !asked.is_empty() {
+        return has_names.then_some(asked);
+    }
+    let of_host = servers(host.lines().filter_map(server_of));
+    let is_cut_off = || {
+        let text = reachable(&|path: &str| fs::read_to_string(path).unwrap_or_default());
+        let mut all = text.lines().filter_map(server_of).filter_map(|one| one.parse().ok());
+        !of_host.is_empty() && all.all(|one: IpAddr| one.is_loopback())
+    };
+    (has_names || is_cut_off()).then_some(of_host)
+}
+
+fn server_of(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace();
+    (words.next() == Some("nameserver")).then(|| words.next())?
+}
+
+fn servers<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpAddr> {
+    texts.filter_map(|text| text.parse().ok()).collect()
+}
+
+/// With the container's own resolver: single words are names too (`ndots:0`).
+fn own_resolver(hosts: &Hosts, of_host: &str) -> String {
+    let mut hosts = hosts.clone();
+    hosts.dns = vec![net::resolver::ADDRESS.to_string()];
+    let options = of_host.lines().filter_map(|line| line.strip_prefix("options "));
+    if hosts.dns_options.is_empty() {
+        hosts.dns_options = options.flat_map(str::split_whitespace).map(str::to_owned).collect();
+        hosts.dns_options.retain(|option| !option.starts_with("ndots:"));
+    }
+    if !hosts.dns_options.iter().any(|option| option.starts_with("ndots:")) {
+        hosts.dns_options.push("ndots:0".to_owned());
+    }
+    resolver(&hosts, false, of_host)
+}
+
 /// The host's name servers. Where systemd-resolved serves them on loopback, those that it asks.
 fn reachable(host: &impl Fn(&str) -> String) -> String {
     let of_host = host("/etc/resolv.conf");
@@ -92,7 +138,7 @@ fn reachable(host: &impl Fn(&str) -> String) -> String {
 }
 
 /// With the host's network its own names count too.
-fn hosts(hosts: &Hosts, shares_network: bool, of_host: &str) -> String {
+fn hosts(hosts: &Hosts, shares_network: bool, of_host: &str, gateway: Option<&str>) -> String {
     let mut text = if shares_network && !of_host.is_empty() {
         let end = if of_host.ends_with('\n') { "" } else { "\n" };
         format!("{of_host}{end}")
@@ -106,6 +152,11 @@ fn hosts(hosts: &Hosts, shares_network: bool, of_host: &str) -> String {
             .to_owned()
     };
     for (name, address) in &hosts.added {
+        let address = match address.as_str() {
+            // Without a network of its own this host is as near as can be.
+            HOST_GATEWAY => gateway.unwrap_or("127.0.0.1"),
+            address => address,
+        };
         text.push_str(&format!("{address}\t{name}\n"));
     }
     text
@@ -166,10 +217,22 @@ mod tests {
     }
 
     #[test]
+    fn single_words_are_names_of_the_own_resolver() {
+        let host = "nameserver 127.0.0.53\nsearch lan\noptions edns0 ndots:3\n";
+        let mut asked = Hosts::default();
+        let own = "search lan\nnameserver 127.0.0.11\noptions edns0 ndots:0\n";
+        assert_eq!(own_resolver(&asked, host), own);
+        asked.dns_options = vec!["ndots:2".into()];
+        asked.dns = vec!["1.2.3.4".into()];
+        let own = "search lan\nnameserver 127.0.0.11\noptions ndots:2\n";
+        assert_eq!(own_resolver(&asked, host), own);
+    }
+
+    #[test]
     fn names_that_were_added() {
         let added = Hosts { added: vec![("db".into(), "10.1.1.1".into())], ..Hosts::default() };
-        let text = hosts(&added, false, "x");
+        let text = hosts(&added, false, "x", None);
         assert!(text.starts_with("127.0.0.1\tlocalhost\n") && text.ends_with("10.1.1.1\tdb\n"));
-        assert_eq!(hosts(&added, true, "1.1.1.1 a"), "1.1.1.1 a\n10.1.1.1\tdb\n");
+        assert_eq!(hosts(&added, true, "1.1.1.1 a", None), "1.1.1.1 a\n10.1.1.1\tdb\n");
     }
 }

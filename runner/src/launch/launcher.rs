@@ -339,9 +339,13 @@ impl Made<'_> {
     ) -> Result<Ports, Failure> {
         let Some(attachment) = attachment else { return Ok(Ports::default()) };
         attachment.connect(pid, &self.record.id).map_err(net_words)?;
+        let resolver = etc::servers_to_ask(&self.record, &attachment.attached)
+            .map(|servers| attachment.open_resolver(pid, servers))
+            .transpose()
+            .map_err(net_words)?;
         tell(status, ToChild::Network)?;
         crate::timings::mark("network connected");
-        Ok(Ports::new(attachment.into_held()))
+        Ok(Ports::new(attachment.into_served(resolver)))
     }
 
     fn plan<'b>(

@@ -1,5 +1,5 @@
-//! The published ports of a container: sockets that the monitor holds, and the helper that serves
-//! them from the first connection on that no rule of the kernel's has taken.
+//! A container's published ports and its resolver: sockets that the monitor holds, and the helper
+//! that serves them from the first word on that no rule of the kernel's has taken.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use crate::net::{HeldPorts, helper};
+use crate::net::{Served, helper};
 
 /// Between two helpers, where the first one has ended or could not be started.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Ports {
-    held: Option<HeldPorts>,
+    held: Option<Served>,
     /// While it lives it takes the connections; its end is heard here.
     helper: Option<OwnedFd>,
     pub(super) pause_until: Option<Instant>,
 }
 
 impl Ports {
-    pub(super) fn new(held: Option<HeldPorts>) -> Self {
+    pub(super) fn new(held: Option<Served>) -> Self {
         Self { held, helper: None, pause_until: None }
     }
 
@@ -29,9 +29,7 @@ impl Ports {
     pub(super) fn watched(&self) -> Vec<BorrowedFd<'_>> {
         match (&self.helper, &self.held) {
             (Some(helper), _) => vec![helper.as_fd()],
-            (None, Some(held)) if self.pause_until.is_none() => {
-                held.sockets.iter().map(|(socket, _)| socket.as_fd()).collect()
-            }
+            (None, Some(held)) if self.pause_until.is_none() => held.sockets().collect(),
             _ => Vec::new(),
         }
     }
@@ -45,7 +43,7 @@ impl Ports {
                 self.pause_until = pause;
             }
         } else if let Some(held) = &self.held {
-            match helper::start(held.to, &held.sockets) {
+            match helper::start(held) {
                 Ok(helper) => self.helper = Some(helper),
                 Err(_) => self.pause_until = pause,
             }

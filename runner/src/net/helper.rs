@@ -1,5 +1,5 @@
 //! The helper behind published ports: it carries what no rule serves, which is connections to
-//! loopback, by IPv6, and while another program has flushed the rules.
+//! loopback, by IPv6, and while another program has flushed the rules. It answers for names too.
 //!
 //! The monitor holds the sockets and starts this program at the first connection: it parses
 //! nothing that a client sends. One thread, one epoll. It has no capabilities and is nobody, and it
@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsString};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -18,11 +18,16 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
 use rustix::pipe::{PipeFlags, SpliceFlags};
 
-use super::ports::{Port, Protocol};
+use super::Served;
+use super::names::Names;
+use super::ports::Protocol;
+use super::resolver::{self, Answering, Resolver};
 use crate::sys;
 use crate::sys::clone::Forked;
 
-/// The hidden verb: `net-helper ADDRESS PROTOCOL:PORT…`, with the sockets from descriptor 3 on.
+/// The hidden verb: `net-helper ADDRESS PROTOCOL:PORT… [@names SERVER… @in NETWORK…]`, with the
+/// sockets from descriptor 3 on: those of the ports, the resolver's two, and the directories of
+/// the networks' names.
 pub const VERB: &str = "net-helper";
 
 /// Connections and clients at once; each costs six descriptors.
@@ -53,32 +58,44 @@ const FIRST_CONNECTION: u64 = 1 << 32;
 ///
 /// # Errors
 /// When this process cannot be forked.
-pub fn start(to: Ipv4Addr, sockets: &[(OwnedFd, Port)]) -> io::Result<OwnedFd> {
+pub fn start(served: &Served) -> io::Result<OwnedFd> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
         SocketFlags::CLOEXEC,
         None,
     )?;
-    let text = |text: String| CString::new(text).unwrap_or_default();
-    let mut words = vec![c"rrun".to_owned(), text(VERB.to_owned()), text(to.to_string())];
-    words.extend(sockets.iter().map(|(_, port)| text(format!("{}:{}", port.protocol, port.port))));
+    let mut words = vec!["rrun".to_owned(), VERB.to_owned(), served.to.to_string()];
+    words.extend(served.ports.iter().map(|(_, port)| format!("{}:{}", port.protocol, port.port)));
+    let mut fds: Vec<BorrowedFd<'_>> = served.sockets().collect();
+    if let Some(resolver) = &served.resolver {
+        words.push(NAMES.to_owned());
+        words.extend(resolver.servers.iter().map(ToString::to_string));
+        words.push(IN.to_owned());
+        words.extend(resolver.names.iter().map(|one| one.network.clone()));
+        fds.extend(resolver.names.iter().map(|one| one.directory.as_fd()));
+    }
+    let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     match sys::clone::clone(0, None)? {
         Forked::Parent { .. } => Ok(ours),
         Forked::Child => {
-            let _ = execute(&theirs, sockets, &words);
+            let _ = execute(&theirs, &fds, &words);
             sys::clone::exit_now(125)
         }
     }
 }
 
-/// In the child: nothing but the sockets comes along. The program is the sealed copy that the
+/// Before the servers that the resolver asks, and before the networks that it knows: no network
+/// is called so.
+const NAMES: &str = "@names";
+const IN: &str = "@in";
+
+/// In the child: nothing but the descriptors comes along. The program is the sealed copy that the
 /// monitor runs from.
-fn execute(parent: &OwnedFd, sockets: &[(OwnedFd, Port)], words: &[CString]) -> io::Result<()> {
-    let count = sockets.len() as RawFd;
+fn execute(parent: &OwnedFd, fds: &[BorrowedFd<'_>], words: &[CString]) -> io::Result<()> {
+    let count = fds.len() as RawFd;
     // Out of the way of the numbers that they are to have.
-    let copies =
-        sockets.iter().map(|(one, _)| rustix::io::fcntl_dupfd_cloexec(one, FIRST_FD + count));
+    let copies = fds.iter().map(|one| rustix::io::fcntl_dupfd_cloexec(one, FIRST_FD + count));
     let copies = copies.collect::<Result<Vec<OwnedFd>, _>>()?;
     rustix::stdio::dup2_stdin(parent)?;
     let fds: Vec<_> = copies.iter().map(OwnedFd::as_fd).collect();
@@ -97,23 +114,26 @@ struct Listening {
 
 /// `net-helper`
 pub fn main(words: &[OsString]) -> u8 {
-    match parse(words).and_then(|sockets| {
+    match parse(words).and_then(|(sockets, resolver)| {
         give_up_privileges()?;
-        Helper::new(sockets)?.run()
+        Helper::new(sockets, resolver)?.run()
     }) {
         Ok(()) => 0,
         Err(_) => 125,
     }
 }
 
-fn parse(words: &[OsString]) -> io::Result<Vec<Listening>> {
+fn parse(words: &[OsString]) -> io::Result<(Vec<Listening>, Option<Resolver>)> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
     let words: Option<Vec<&str>> = words.iter().map(|word| word.to_str()).collect();
     let words = words.ok_or_else(wrong)?;
-    let (address, ports) = words.split_first().ok_or_else(wrong)?;
+    let (address, words) = words.split_first().ok_or_else(wrong)?;
     let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    let mut parts = words.split(|word| *word == NAMES);
+    let mut fds = FIRST_FD..;
+    let mut inherited = || sys::process::inherited(fds.next().ok_or_else(wrong)?);
     let mut all = Vec::new();
-    for (fd, port) in (FIRST_FD..).zip(ports) {
+    for port in parts.next().unwrap_or_default() {
         let (protocol, port) = port.split_once(':').ok_or_else(wrong)?;
         let protocol = match protocol {
             "tcp" => Protocol::Tcp,
@@ -122,9 +142,18 @@ fn parse(words: &[OsString]) -> io::Result<Vec<Listening>> {
         };
         let port = port.parse().map_err(|_| wrong())?;
         let target = SocketAddrV4::new(address, port).into();
-        all.push(Listening { socket: sys::process::inherited(fd)?, protocol, target });
+        all.push(Listening { socket: inherited()?, protocol, target });
     }
-    Ok(all)
+    let Some(of_names) = parts.next() else { return Ok((all, None)) };
+    let end = of_names.iter().position(|word| *word == IN).ok_or_else(wrong)?;
+    let (udp, tcp) = (inherited()?, inherited()?);
+    let servers = of_names[..end].iter().map(|server| server.parse().map_err(|_| wrong()));
+    let servers = servers.collect::<io::Result<Vec<IpAddr>>>()?;
+    let mut names = Vec::new();
+    for network in &of_names[end + 1..] {
+        names.push(Names { directory: inherited()?, network: (*network).to_owned() });
+    }
+    Ok((all, Some(Resolver { udp, tcp, names, servers })))
 }
 
 fn give_up_privileges() -> io::Result<()> {
@@ -237,17 +266,20 @@ struct Helper {
     connections: HashMap<u64, Connection>,
     sessions: HashMap<u64, Session>,
     by_client: HashMap<(usize, SocketAddr), u64>,
+    answering: Option<Answering>,
 }
 
 impl Helper {
-    fn new(listening: Vec<Listening>) -> io::Result<Self> {
+    fn new(listening: Vec<Listening>, resolver: Option<Resolver>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let data = EventData::new_u64(PARENT);
         epoll::add(&epoll, rustix::stdio::stdin(), data, EventFlags::IN | EventFlags::RDHUP)?;
         for (number, one) in (FIRST_SOCKET..).zip(&listening) {
             epoll::add(&epoll, &one.socket, EventData::new_u64(number), EventFlags::IN)?;
         }
+        let answering = resolver.map(|one| Answering::new(one, &epoll)).transpose()?;
         Ok(Self {
+            answering,
             epoll,
             listening,
             is_full: false,
@@ -264,7 +296,9 @@ impl Helper {
         let mut swept = Instant::now();
         loop {
             let second = Timespec { tv_sec: 1, tv_nsec: 0 };
-            let idle = self.connections.is_empty() && self.sessions.is_empty();
+            let idle = self.connections.is_empty()
+                && self.sessions.is_empty()
+                && self.answering.as_ref().is_none_or(Answering::is_idle);
             let timeout = if idle { None } else { Some(&second) };
             let events: Vec<u64> = match epoll::wait(&self.epoll, &mut space, timeout) {
                 Ok((events, _)) => events.iter().map(|event| event.data.u64()).collect(),
@@ -275,6 +309,11 @@ impl Helper {
             for number in events.into_iter().collect::<HashSet<_>>() {
                 match number {
                     PARENT => return Ok(()),
+                    resolver::FIRST.. => {
+                        if let Some(answering) = &mut self.answering {
+                            answering.serve(number, &self.epoll);
+                        }
+                    }
                     FIRST_CONNECTION.. => self.serve(number),
                     number => self.take((number - FIRST_SOCKET) as usize)?,
                 }
@@ -409,6 +448,9 @@ impl Helper {
     fn sweep(&mut self, now: Instant) -> io::Result<()> {
         self.connections.retain(|_, one| one.made_by.is_none_or(|by| by > now));
         self.sessions.retain(|_, one| now.duration_since(one.last) < UDP_REST);
+        if let Some(answering) = &mut self.answering {
+            answering.sweep(now, &self.epoll);
+        }
         let sessions = &self.sessions;
         self.by_client.retain(|_, number| sessions.contains_key(number));
         if self.count() < CONNECTIONS_MAX { self.listen(true) } else { Ok(()) }

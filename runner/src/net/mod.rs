@@ -8,6 +8,7 @@
 mod addresses;
 mod conntrack;
 mod definition;
+mod dns;
 mod error;
 mod files;
 mod foreign;
@@ -20,6 +21,7 @@ mod names;
 mod netlink;
 mod nft;
 mod ports;
+pub mod resolver;
 mod subnet;
 mod table;
 mod up;
@@ -27,7 +29,7 @@ mod up;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 pub use self::definition::{DEFAULT, Definition, NewNetwork, is_name};
 pub use self::error::NetError;
@@ -36,12 +38,14 @@ pub use self::inside::Inside;
 pub use self::mac::Mac;
 pub use self::manage::{all, create, find, idle_down, members, remove};
 pub use self::ports::{Exposed, Port, PortError, Protocol, Publish, exposed, publish};
+pub use self::resolver::Resolver;
 pub use self::subnet::Subnet;
 
 use self::addresses::NoAddress;
 use self::error::Why;
 use self::files::Places;
 use self::links::Cable;
+use self::names::Names;
 use self::netlink::Socket;
 use self::ports::Held;
 use self::table::{Contents, PortRules, Table};
@@ -58,6 +62,7 @@ pub struct Attachment {
     pub notices: Vec<String>,
     held: Vec<Held>,
     mtu: u32,
+    places: Places,
 }
 
 impl Attachment {
@@ -100,20 +105,46 @@ impl Attachment {
         Ok(())
     }
 
-    /// The sockets that hold the published ports.
-    pub fn into_held(self) -> Option<HeldPorts> {
+    /// Makes the resolver of the container's names, in its network namespace, that of process
+    /// `pid`. `servers`: whom it asks for what is outside.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn open_resolver(&self, pid: i32, servers: Vec<IpAddr>) -> Result<Resolver, NetError> {
+        let open = || -> io::Result<Resolver> {
+            let namespace = File::open(format!("/proc/{pid}/ns/net"))?;
+            let with_names = self.attached.networks.iter().filter(|one| !one.names.is_empty());
+            let names = with_names.map(|one| Names::open(&self.places, one));
+            let leads_out = self.attached.networks.iter().any(|one| !one.is_internal);
+            let servers = if leads_out { servers } else { Vec::new() };
+            resolver::open(&namespace, names.collect::<io::Result<_>>()?, servers)
+        };
+        Ok(open().map_err(Why::kernel("cannot give the container a resolver"))?)
+    }
+
+    /// What its monitor has to serve: published ports, and names.
+    pub fn into_served(self, resolver: Option<Resolver>) -> Option<Served> {
         let to = target_of(&self.attached)?;
-        let sockets: Vec<_> = self.held.into_iter().map(|held| (held.socket, held.port)).collect();
-        (!sockets.is_empty()).then_some(HeldPorts { to, sockets })
+        let ports: Vec<_> = self.held.into_iter().map(|held| (held.socket, held.port)).collect();
+        (!ports.is_empty() || resolver.is_some()).then_some(Served { to, ports, resolver })
     }
 }
 
-/// The sockets of a container's published ports.
+/// The sockets that are served for a container.
 #[derive(Debug)]
-pub struct HeldPorts {
+pub struct Served {
     /// The container.
     pub to: Ipv4Addr,
-    pub sockets: Vec<(OwnedFd, Port)>,
+    pub ports: Vec<(OwnedFd, Port)>,
+    pub resolver: Option<Resolver>,
+}
+
+impl Served {
+    /// All of them, in the order in which the helper gets them.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let of_names = self.resolver.iter().flat_map(|one| [one.udp.as_fd(), one.tcp.as_fd()]);
+        self.ports.iter().map(|(socket, _)| socket.as_fd()).chain(of_names)
+    }
 }
 
 /// Everything before the container's namespaces are made: ports held, networks up, addresses
@@ -130,7 +161,7 @@ pub fn attach(
     let held = ports::hold(&record.ports).map_err(|error| error::bind(dirs, error))?;
     live_on_after("held");
     let places = Places::of(dirs);
-    let _lock = places.lock().map_err(Why::io("cannot lock the networks"))?;
+    let lock = places.lock().map_err(Why::io("cannot lock the networks"))?;
     let mut notices = Vec::new();
     let mut mtu = u32::MAX;
     let mut networks = Vec::new();
@@ -162,7 +193,8 @@ pub fn attach(
     live_on_after("addresses");
     publish_ports(&places, &record.id, &attached)?;
     live_on_after("published");
-    Ok(Attachment { attached, notices, held, mtu })
+    drop(lock);
+    Ok(Attachment { attached, notices, held, mtu, places })
 }
 
 /// Where a test lets this process be killed.
@@ -195,6 +227,13 @@ pub fn target_of(attached: &Attached) -> Option<Ipv4Addr> {
     let networks = &attached.networks;
     let first = networks.iter().find(|one| !one.is_internal).or(networks.first());
     first.map(|one| one.ipv4)
+}
+
+/// This host, as a container reaches it.
+pub fn gateway_of(attached: &Attached) -> Option<Ipv4Addr> {
+    let networks = &attached.networks;
+    let first = networks.iter().find(|one| !one.is_internal).or(networks.first());
+    first.map(|one| one.gateway)
 }
 
 fn publish_ports(places: &Places, id: &str, attached: &Attached) -> Result<(), NetError> {

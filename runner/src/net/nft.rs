@@ -114,6 +114,7 @@ pub(super) enum Load {
     TargetIpv4Head,
     /// Of TCP and UDP alike.
     TargetPort,
+    SourcePort,
     /// What the kernel thinks of the target: RTN_LOCAL is 2.
     TargetKind,
     ConnectionState,
@@ -154,6 +155,7 @@ impl Rule {
             Load::TargetIpv4 => self.with("payload", payload(network, 16, 4)),
             Load::TargetIpv4Head => self.with("payload", payload(network, 16, 1)),
             Load::TargetPort => self.with("payload", payload(transport, 2, 2)),
+            Load::SourcePort => self.with("payload", payload(transport, 0, 2)),
             // Result "type of address", of the target.
             Load::TargetKind => self.with("fib", |data| data.big(1, register).big(2, 3).big(3, 2)),
             Load::ConnectionState => self.with("ct", |data| data.big(1, register).big(2, 0)),
@@ -200,6 +202,19 @@ impl Rule {
     pub(super) fn dnat_ipv4(self, register: u32) -> Self {
         self.with("nat", |data| {
             data.big(1, 1).big(2, u32::from(IPV4)).big(3, register).big(5, register + 1)
+        })
+    }
+
+    /// Writes a port into the packet, `offset` bytes into its header above IP, which has a checksum
+    /// at `checksum`.
+    pub(super) fn write_port(self, offset: u32, port: u16, checksum: u32) -> Self {
+        let loaded = self.with("immediate", |data| {
+            data.big(1, R0)
+                .nest(IMMEDIATE_DATA, |data| data.attribute(DATA_VALUE, &port.to_be_bytes()))
+        });
+        loaded.with("payload", |data| {
+            // From the register, into the header above IP, with a checksum of the internet's kind.
+            data.big(5, R0).big(2, 2).big(3, offset).big(4, 2).big(6, 1).big(7, checksum)
         })
     }
 

@@ -4,6 +4,7 @@
 
 mod beside;
 mod many;
+mod names;
 mod networks;
 mod published;
 mod recovery;
