@@ -25,5 +25,6 @@ pub mod sys;
 pub mod timestamp;
 pub mod timings;
 pub mod unpack;
+pub mod userns;
 mod visible;
 pub mod volumes;

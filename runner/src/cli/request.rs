@@ -18,6 +18,7 @@ use crate::spec::{
     CapabilityName, DeviceUse, Limits, MountKind, MountRequest, Request, SeccompRequest, Sharing,
     Variable,
 };
+use crate::userns;
 
 /// Docker's. Source: moby, `daemon/config`.
 const SHM_SIZE_DEFAULT_BYTES: u64 = 64 << 20;
@@ -49,6 +50,10 @@ pub(super) fn request(
     let network = network_flags::network(arguments, containers)?;
     let ipc = ipc(arguments, containers)?;
     refuse_what_is_not_its_own(arguments, &network, &uts, &ipc)?;
+    let own_ids = own_ids(arguments)?;
+    if own_ids.is_some() {
+        refuse_with_own_ids(arguments, &network)?;
+    }
     let mut hosts = hosts(arguments)?;
     let is_near = |(_, address): &(String, String)| address == HOST_GATEWAY;
     if network == Network::None && hosts.added.iter().any(is_near) {
@@ -105,6 +110,7 @@ pub(super) fn request(
         ipc,
         uts,
         cgroup: sharing(arguments, "cgroupns", containers)?,
+        own_ids,
         cgroup_parent: arguments.value("cgroup-parent").map(str::to_owned),
         sysctls: sysctls(arguments)?,
         mounts,
@@ -134,14 +140,13 @@ pub(super) fn request(
 }
 
 /// Flags of Docker's whose feature is not here, and the values of them that mean the default.
-const UNSUPPORTED: [(&str, &[&str], &str); 9] = [
+const UNSUPPORTED: [(&str, &[&str], &str); 8] = [
     ("restart", &["no", ""], "restart policies are not supported yet"),
     ("volumes-from", &[], "name the volumes with -v"),
     ("link", &[], "use a user-made network: names resolve there"),
     ("ip6", &[""], "containers have no IPv6 yet"),
     ("gpus", &[""], "pass the devices with --device"),
     ("health-cmd", &["", "none"], "health checks are not supported yet"),
-    ("userns", &["host", ""], "user namespaces are not supported yet"),
     ("isolation", &["default", ""], "there is only the default"),
     ("runtime", &["rrun", ""], "rrun runs containers itself"),
 ];
@@ -347,6 +352,47 @@ fn sharing(
         ("pid", _) => Err(no_such_mode(flag, text, "private, host, container:NAME")),
         _ => Err(no_such_mode(flag, text, "private, host")),
     }
+}
+
+/// `--userns`: how many ids of its own the container is to have.
+fn own_ids(arguments: &Arguments) -> Result<Option<u32>, Failure> {
+    let refused = |value: &str, why: &str| Failure::new(format!("--userns={value}: {why}"));
+    match arguments.value("userns").unwrap_or_default() {
+        "" | "host" => Ok(None),
+        "auto" => Ok(Some(userns::SLOT_IDS)),
+        text => match (text.strip_prefix("auto:size="), text.split([':', '=']).next()) {
+            (Some(count), _) => {
+                let most = userns::SLOTS * userns::SLOT_IDS;
+                values::number("userns=auto:size", count, 1, most).map(Some)
+            }
+            (None, Some("keep-id")) => {
+                Err(refused(text, "it is for ordinary users: root's id is 0")
+                    .hint("--userns=auto, which no id of the host's stands behind"))
+            }
+            _ => Err(refused(text, "there is: host, auto, auto:size=NUMBER")),
+        },
+    }
+}
+
+/// What belongs to namespaces that are not the container's own, and the kernel lets only their owner
+/// have: mounts above all.
+fn refuse_with_own_ids(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
+    let is_shared = |flag: &str| {
+        arguments.value(flag).filter(|value| *value == "host" || value.starts_with("container:"))
+    };
+    for flag in ["pid", "ipc", "cgroupns"] {
+        if let Some(value) = is_shared(flag) {
+            let why = "what it is shared with belongs to another user namespace";
+            return Err(Failure::new(format!("--{flag}={value} with --userns=auto: {why}"))
+                .hint(format!("leave --{flag} away, or --userns=host")));
+        }
+    }
+    if let Network::Container(_) = network {
+        let why = "that network belongs to another user namespace";
+        return Err(Failure::new(format!("--network=container:… with --userns=auto: {why}"))
+            .hint("--network none, host or bridge, or --userns=host"));
+    }
+    Ok(())
 }
 
 fn ipc(arguments: &Arguments, containers: &dyn Containers) -> Result<Ipc, Failure> {

@@ -14,7 +14,7 @@ use crate::cli::images::pull;
 use crate::cli::request::{Containers, make_sources, request};
 pub(super) use crate::cli::run_flags::FLAGS;
 use crate::cli::{Globals, Verb, print_line};
-use crate::container::{Hosts, Record};
+use crate::container::{Hosts, ImageUse, Record};
 use crate::dirs::Dirs;
 use crate::failure::Failure;
 use crate::images::{ContainerDir, Lease, Store, StoreError};
@@ -308,12 +308,35 @@ fn settle(
     let config = ImageConfig::parse(&bytes).map_err(|error| {
         Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
     })?;
+    if let Some(count) = request.own_ids {
+        check_owners(store, &image_use, reference, count)?;
+    }
     let id = crate::random::id();
     let created = Timestamp::now().to_rfc3339();
     let host = host(request, store);
     let record = crate::spec::record(request, &config, image_use, &host, &id, created)
         .map_err(|error| Failure::of(&error))?;
     Ok((record, lease))
+}
+
+/// That every owner in the image has an id in the container.
+fn check_owners(
+    store: &Store,
+    image: &ImageUse,
+    reference: &str,
+    count: u32,
+) -> Result<(), Failure> {
+    for layer in &image.layers {
+        if let Some(most) = store.layer(layer)?.facts()?.id_max.filter(|most| *most >= count) {
+            let message = format!(
+                "--userns=auto: {reference} has files of id {most}, the container {count} ids"
+            );
+            return Err(
+                Failure::new(message).hint(format!("--userns=auto:size={}", u64::from(most) + 1))
+            );
+        }
+    }
+    Ok(())
 }
 
 fn make_volumes(store: &Store, record: &Record) -> Result<(), Failure> {

@@ -79,6 +79,7 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::one("pid", "host|container:NAME", "share a process namespace"),
     Flag::one("ipc", "MODE", "private, shareable, none, host, container:NAME"),
     Flag::one("uts", "host", "share the host's host name"),
+    Flag::one("userns", "auto|host", "ids of its own: auto, auto:size=NUMBER (host)"),
     Flag::one("cgroupns", "private|host", "share the host's view of cgroups"),
     Flag::many("sysctl", "NAME=VALUE", "a kernel setting of its namespaces"),
     // What it may do.
@@ -105,6 +106,5 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::one("health-cmd", "COMMAND", ""),
     Flag::switch("no-healthcheck", ""),
     Flag::one("isolation", "default", ""),
-    Flag::one("userns", "host", ""),
     Flag::switch("disable-content-trust", ""),
 ];

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::{Store, StoreError, files, layer, lock, to_json};
 use crate::container::{RECORD_FORMAT, Record};
 use crate::known_bad::left_out;
+use crate::userns::IdMap;
 
 /// A container's directory: `config.json`, `rw/{u,w}`, `log/`, and what the monitor adds.
 #[derive(Debug)]
@@ -67,8 +68,10 @@ impl Store {
         if let Some(chain) = &record.image.fixups {
             self.fixups(chain)?;
         }
+        let record = &self.with_ids(record)?;
         let work = format!("work/{}", crate::random::name());
         let (staging, file) = self.stage_container(&work, record).map_err(|error| {
+            self.release_ids(record);
             self.discard(&work);
             what()(error)
         })?;
@@ -81,10 +84,12 @@ impl Store {
             RenameFlags::NOREPLACE,
         );
         if let Err(error) = renamed.map_err(what()) {
+            self.release_ids(record);
             self.discard(&work);
             return Err(error);
         }
         if let Err(error) = self.take_name(&record.name, &record.id) {
+            self.release_ids(record);
             self.discard(&public);
             return Err(error);
         }
@@ -125,7 +130,12 @@ impl Store {
             rustix::fs::mkdirat(&staging, folder, Mode::RWXU)?;
         }
         let upper = files::open_dir(staging.as_fd(), "rw/u")?;
-        layer::set_attributes(&upper, &record.image.root)?;
+        let mut attributes = record.image.root.clone();
+        if let Some(ids) = IdMap::of(&record.spec) {
+            let owner = ids.outside(attributes.uid, attributes.gid);
+            (attributes.uid, attributes.gid) = owner.ok_or(Errno::OVERFLOW)?;
+        }
+        layer::set_attributes(&upper, &attributes)?;
         // Nobody sees it before the directory has its public name: no rename is needed.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
@@ -228,14 +238,15 @@ impl Store {
         let what = || StoreError::io(format!("remove container {id:.12}"));
         let dir = self.open_container(id)?.ok_or(StoreError::NoSuchContainer(id.to_owned()))?;
         // A record that cannot be read must not keep its container from being removed.
-        let name = dir.record().ok().map(|record| record.name);
+        let record = dir.record().ok();
         let _hold = self.hold_exclusive()?;
         match self.to_trash(&format!("containers/{id}")) {
             Err(Errno::NOENT) => return Err(StoreError::NoSuchContainer(id.to_owned())),
             other => other.map_err(what())?,
         }
+        record.iter().for_each(|record| self.release_ids(record));
         // Under EX nobody takes a name.
-        if let Some(name) = name
+        if let Some(name) = record.map(|record| record.name)
             && self.id_named(&name)?.as_deref() == Some(id)
         {
             rustix::fs::unlinkat(self.dir(), format!("names/{name}"), AtFlags::empty())

@@ -95,6 +95,7 @@ impl Store {
             whiteouts_in: Vec::new(),
             root: None,
             opaque_root: false,
+            id_max: None,
         };
         staging.commit(&public, &facts)
     }

@@ -43,6 +43,9 @@ pub struct LayerFacts {
     /// everywhere but on the root, so lower layers are left out of the stack instead.
     #[serde(default)]
     pub opaque_root: bool,
+    /// The largest id of an owner; `None`: not looked at when it was unpacked.
+    #[serde(default)]
+    pub id_max: Option<u32>,
 }
 
 /// A layer that is whole.

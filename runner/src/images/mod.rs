@@ -17,6 +17,7 @@
 //!   containers/<id>/            config.json, rw/{u,w}, exit.json, log/
 //!   names/<name>                -> ../containers/<id>
 //!   volumes/<name>/             meta.json, _data
+//!   ids/<slot>                  -> the container whose ids these are
 //!   settled                     the boot in which containers were last looked through
 //! ```
 //!
@@ -33,6 +34,7 @@ mod durable;
 mod error;
 mod files;
 mod fixups;
+mod ids;
 mod ingest;
 mod layer;
 mod lock;

@@ -177,6 +177,7 @@ impl Store {
             }
         }
         self.abandon_work()?;
+        self.sweep_ids().map_err(what())?;
         self.sweep_locks()?;
         self.sweep_parts()
     }

@@ -75,7 +75,7 @@ pub(super) fn make_all(plan: &Plan<'_>, root: &Root) -> Done {
     }
     let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
     for (item, device) in devices.unwrap_or_default().iter().enumerate() {
-        at(Step::Device, item, make_asked(root, device))?;
+        at(Step::Device, item, make_asked(plan, root, device))?;
     }
     Ok(())
 }
@@ -84,7 +84,7 @@ fn host_path(name: &str) -> PathBuf {
     Path::new("/dev").join(name)
 }
 
-fn make_asked(root: &Root, device: &LinuxDevice) -> Result<(), Errno> {
+fn make_asked(plan: &Plan<'_>, root: &Root, device: &LinuxDevice) -> Result<(), Errno> {
     let kind = match device.typ() {
         LinuxDeviceType::B => FileType::BlockDevice,
         LinuxDeviceType::P => FileType::Fifo,
@@ -102,6 +102,8 @@ fn make_asked(root: &Root, device: &LinuxDevice) -> Result<(), Errno> {
     };
     match node.make(root, &parent, name) {
         Err(Errno::PERM) => bind_host_node(&parent, name, device.path()),
+        // The host's own stands there, as one of the usual ones.
+        Err(Errno::EXIST) if plan.own_ids && node.is_at(&parent, name) => Ok(()),
         other => other,
     }
 }
@@ -142,6 +144,16 @@ impl Node {
             }
             other => other,
         }
+    }
+
+    /// Whether this very device is shown there.
+    fn is_at(&self, parent: &OwnedFd, name: &Path) -> bool {
+        let found = place::open_here(parent, name.as_os_str().as_bytes())
+            .and_then(|found| rustix::fs::fstat(&found));
+        found.is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == self.kind
+                && stat.st_rdev == rustix::fs::makedev(self.numbers.0, self.numbers.1)
+        })
     }
 
     /// What must not be: between the calls the name can come to lead elsewhere.

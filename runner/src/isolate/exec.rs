@@ -23,6 +23,8 @@ pub struct ExecPlan<'a> {
     pub seccomp: Option<Program>,
     /// The container's first process: whose namespaces are joined.
     pub init: OwnedFd,
+    /// It has a user namespace of its own.
+    pub own_ids: bool,
     pub v1_tasks: Vec<OwnedFd>,
     pub stdio: Stdio,
     pub status: OwnedFd,
@@ -62,7 +64,10 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         other => at(Step::Keyring, 0, other)?,
     }
     let descriptors = at(Step::JoinNamespace, 2, Descriptors::open())?;
-    let all = libc::CLONE_NEWNS
+    let user = if plan.own_ids { libc::CLONE_NEWUSER } else { 0 };
+    // All at once: what of them may be joined is judged by the rights from before.
+    let all = user
+        | libc::CLONE_NEWNS
         | libc::CLONE_NEWNET
         | libc::CLONE_NEWIPC
         | libc::CLONE_NEWUTS
@@ -70,6 +75,9 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         // Of this process's children, not its own.
         | libc::CLONE_NEWPID;
     at(Step::JoinNamespace, 0, sys::clone::join(plan.init.as_fd(), all))?;
+    if plan.own_ids {
+        super::become_root()?;
+    }
     let root = Root::new(at(Step::JoinNamespace, 1, terminal::own_root())?, descriptors);
     let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Keep)?;
     let user = user::look_up(&root, plan.user, plan.groups_added)?;

@@ -238,6 +238,9 @@ fn hint(failure: InitFailure) -> Option<String> {
         (Step::Populate, libc::EXDEV) => {
             "something is mounted in the volume's place: fill it by hand, or use :nocopy"
         }
+        (Step::Ids, libc::EINVAL) => {
+            "its user namespace does not have that id: --userns=auto:size=NUMBER gives it more"
+        }
         (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
         (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",
         (Step::Propagation | Step::PivotRoot, libc::EINVAL) => {

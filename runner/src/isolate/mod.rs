@@ -34,6 +34,7 @@ pub use self::command::limits;
 pub use self::exec::{ExecPlan, run_exec};
 pub use self::failure::{InitFailure, Step, describe};
 use self::files::Root;
+pub use self::mounts::open_sources;
 use self::talk::{FromChild, ToChild};
 use crate::container::Record;
 use crate::known_bad::left_out;
@@ -55,6 +56,11 @@ pub struct Plan<'a> {
     /// `tasks` of each cgroup-v1 hierarchy.
     pub v1_tasks: Vec<OwnedFd>,
     pub private_cgroups: bool,
+    /// It has a user namespace of its own: the child becomes that one's root.
+    pub own_ids: bool,
+    /// The sources of binds, detached, in the order of the Spec's mounts, where the child itself
+    /// could not open them.
+    pub sources: Vec<Option<OwnedFd>>,
     pub hierarchies: Vec<Hierarchy>,
     /// Namespaces to join instead of making them.
     pub joined: Vec<OwnedFd>,
@@ -118,6 +124,13 @@ fn end_with_launcher() -> Done {
     failure::at(Step::ParentGone, 0, sys::process::die_with_parent(libc::SIGKILL))
 }
 
+/// Becomes the root of the user namespace that this process is in.
+fn become_root() -> Done {
+    failure::at(Step::Ids, 1, sys::process::set_ids(0, 0, &[]))?;
+    // The kernel has forgotten it.
+    end_with_launcher()
+}
+
 /// Waits for a word of the launcher's.
 fn wait_for(plan: &Plan<'_>, word: ToChild, step: Step) -> Done {
     match talk::wait_for(&plan.status, word) {
@@ -150,6 +163,12 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     wait_for(plan, ToChild::Go, Step::Ready)?;
     for (index, namespace) in plan.joined.iter().enumerate() {
         failure::at(JoinNamespace, index, sys::clone::join(namespace.as_fd(), 0))?;
+    }
+    // As the host's user still, and in this mount namespace: a descriptor from before the clone
+    // would be of another one's mount.
+    let mount_point = rootfs::mount_point(plan)?;
+    if plan.own_ids {
+        become_root()?;
     }
     // CVE-2016-9962: once inside, nobody there may look into this process before it is theirs.
     failure::at(Dumpable, 0, sys::process::set_dumpable(left_out("dumpable")))?;
@@ -193,7 +212,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     )?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
-    rootfs::assemble(plan)?;
+    rootfs::assemble(plan, &mount_point)?;
     let root = Root::new(failure::at(Step::AttachRoot, 1, plan.root.try_clone())?, descriptors);
     // proc and sysfs must be mounted while the old root is still there (the kernel asks whether a
     // full instance is visible), and everything below is attached by descriptor.

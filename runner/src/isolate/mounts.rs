@@ -101,11 +101,29 @@ pub(super) fn open_shared(plan: &Plan<'_>) -> Done<Vec<(usize, OwnedFd)>> {
     for (item, mount) in plan.record.spec.mounts().iter().flatten().enumerate() {
         let options = parse(mount);
         let is_shared = options.propagation.is_some_and(|(kind, _)| kind == libc::MS_SHARED);
-        if options.is_bind && is_shared {
+        let is_open = plan.sources.get(item).is_some_and(Option::is_some);
+        if options.is_bind && is_shared && !is_open {
             all.push((item, at(Step::MountSource, item, open_source(mount, &options))?));
         }
     }
     Ok(all)
+}
+
+/// The sources of all binds, opened where the container's own ids would not lead to them; `None`
+/// for mounts that have none on the host.
+///
+/// # Errors
+/// The step that failed.
+pub fn open_sources(mounts: &[Mount]) -> Done<Vec<Option<OwnedFd>>> {
+    let open = |(item, mount): (usize, &Mount)| {
+        let options = parse(mount);
+        let is_of_other = mount.source().as_deref() == Some(Path::new(OF_OTHER_CONTAINER));
+        if !options.is_bind || is_of_other {
+            return Ok(None);
+        }
+        at(Step::MountSource, item, open_source(mount, &options)).map(Some)
+    };
+    mounts.iter().enumerate().map(open).collect()
 }
 
 fn open_source(mount: &Mount, options: &Options<'_>) -> Result<OwnedFd, Errno> {
@@ -276,8 +294,13 @@ fn bind(
     early: Option<OwnedFd>,
 ) -> Done {
     let is_of_other = mount.source().as_deref() == Some(Path::new(OF_OTHER_CONTAINER));
+    let opened = plan.sources.get(item).and_then(Option::as_ref);
     let tree = match (&plan.shm, early) {
         (_, Some(tree)) => tree,
+        _ if opened.is_some() => {
+            at(Step::MountSource, item, opened.map(OwnedFd::try_clone).transpose())?
+                .ok_or_else(|| super::failure::failed(Step::MountSource, item, libc::EBADF))?
+        }
         (Some(shm), None) if is_of_other => at(Step::MountSource, item, shm.try_clone())?,
         _ => at(Step::MountSource, item, open_source(mount, options))?,
     };

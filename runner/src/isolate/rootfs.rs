@@ -14,13 +14,16 @@ use super::{Done, Plan, Step, paths};
 use crate::container::Record;
 use crate::sys::mount::{Attributes, RDONLY, set_attributes};
 
-/// Attaches the stacked layers at the mount point of this mount namespace. The place is resolved
-/// now: a descriptor from before the clone would be of another namespace's mount.
-pub(super) fn assemble(plan: &Plan<'_>) -> Done {
+/// Where the root goes.
+pub(super) fn mount_point(plan: &Plan<'_>) -> Done<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let place = rustix::fs::open(plan.mount_point.as_c_str(), flags, Mode::empty());
-    let place = at(Step::AttachRoot, 0, place)?;
-    at(Step::AttachRoot, 0, attach(&plan.root, &place))
+    at(Step::AttachRoot, 0, place)
+}
+
+/// Attaches the stacked layers at the mount point of this mount namespace.
+pub(super) fn assemble(plan: &Plan<'_>, place: &OwnedFd) -> Done {
+    at(Step::AttachRoot, 0, attach(&plan.root, place))
 }
 
 /// Puts a detached mount at a place.

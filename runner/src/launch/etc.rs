@@ -14,7 +14,8 @@ use crate::container::{HOST_GATEWAY, Hosts, Network, Record};
 use crate::net::{self, Attached};
 
 /// Writes the files into `directory` and makes detached mounts of them. Those of a container whose
-/// network is another one's are that one's files, which lie in the directory `of_other`.
+/// network is another one's are that one's files, which lie in the directory `of_other`. Their owner
+/// is the container's root: `owner`, where it has ids of its own.
 ///
 /// # Errors
 /// When they cannot be written.
@@ -23,6 +24,7 @@ pub(super) fn write(
     record: &Record,
     of_other: Option<&Path>,
     attached: Option<&Attached>,
+    owner: Option<(u32, u32)>,
 ) -> io::Result<Vec<(&'static str, OwnedFd)>> {
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let shares_network = record.network == Network::Host;
@@ -67,6 +69,9 @@ pub(super) fn write(
                 let mut file = fs::File::create_new(&path)?;
                 file.write_all(text.as_bytes())?;
                 file.set_permissions(fs::Permissions::from_mode(0o644))?;
+                if let Some((uid, gid)) = owner {
+                    std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+                }
             }
         }
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;

@@ -14,6 +14,7 @@ use crate::isolate::{self, ExecPlan};
 use crate::seccomp::{self, Program};
 use crate::sys;
 use crate::sys::clone::Forked;
+use crate::userns::IdMap;
 
 /// Processes of exec in a container's life, running and ended.
 const PROCESSES_MAX: usize = 65_536;
@@ -40,8 +41,10 @@ impl Monitor {
         }
         let entry = self.cgroup.entry().map_err(|error| failed("open the cgroup", error))?;
         let terminal = request.process.terminal().unwrap_or(false);
-        let (stdio, mut streams) = streams(terminal, request.stdin_open, attach.window)
-            .map_err(|error| failed("make pipes", error))?;
+        let ids = IdMap::of(&self.container.record.spec);
+        let (stdio, mut streams) =
+            streams(terminal, request.stdin_open, attach.window, ids.as_ref())
+                .map_err(|error| failed("make pipes", error))?;
         let (status, theirs) = status_pair().map_err(|error| failed("make a socket", error))?;
         let init = self.processes[0].pidfd.try_clone();
         let plan = ExecPlan {
@@ -51,6 +54,7 @@ impl Monitor {
             groups_added: &request.groups_added,
             seccomp: self.policy(request)?,
             init: init.map_err(|error| failed("copy a descriptor", error))?,
+            own_ids: ids.is_some(),
             v1_tasks: entry.v1_tasks,
             stdio,
             status: theirs,

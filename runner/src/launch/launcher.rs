@@ -39,6 +39,7 @@ use crate::overlay::{self, Layers};
 use crate::sys;
 use crate::sys::clone::Forked;
 use crate::timestamp::Timestamp;
+use crate::userns::{self, IdMap};
 
 /// How long the command that started us may take for its first word.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -176,8 +177,17 @@ fn launch(
         .ok_or_else(|| ours(format!("no such container: {id:.12}"), None))?;
     let record = container.record().map_err(|error| ours(error.to_string(), None))?;
     crate::timings::mark("record read");
-    let mut made =
-        Made { dirs, store, container, record, run: Some(run), cgroup: None, init: None };
+    let mut made = Made {
+        dirs,
+        store,
+        container,
+        record,
+        ids: None,
+        ids_of_mounts: None,
+        run: Some(run),
+        cgroup: None,
+        init: None,
+    };
     match first.hear().and_then(|attach| made.bring_up(first, attach, signals)) {
         Ok(monitor) => Ok(monitor),
         Err(failure) => {
@@ -213,6 +223,9 @@ struct Made<'a> {
     store: Store,
     container: ContainerDir,
     record: Record,
+    /// The container's own ids, and a user namespace that has them too.
+    ids: Option<IdMap>,
+    ids_of_mounts: Option<OwnedFd>,
     /// Both until they are the monitor's.
     run: Option<Run>,
     cgroup: Option<Cgroup>,
@@ -236,6 +249,9 @@ impl Made<'_> {
         signals: SignalFd,
     ) -> Result<Monitor, Failure> {
         finish::mark_started(self.container.path()).map_err(failed("cannot note the start"))?;
+        self.ids = IdMap::of(&self.record.spec).filter(|_| !left_out("ids-of-its-own"));
+        self.ids_of_mounts = (self.ids.as_ref().map(IdMap::for_mounts).transpose())
+            .map_err(failed("cannot make a user namespace"))?;
         let parent = self.record.cgroup_parent.as_deref();
         let resources =
             self.record.spec.linux().as_ref().and_then(|linux| linux.resources().clone());
@@ -264,14 +280,18 @@ impl Made<'_> {
         let entry = cgroup.entry().map_err(failed("cannot open the container's cgroup"))?;
         let attachment = self.attach(first)?;
         let window = attach.and_then(|attach| attach.window);
-        let (stdio, streams) =
-            streams(self.record.stdio.terminal, self.record.stdio.stdin_open, window)
-                .map_err(failed("cannot make pipes"))?;
+        let (stdio, streams) = streams(
+            self.record.stdio.terminal,
+            self.record.stdio.stdin_open,
+            window,
+            self.ids.as_ref(),
+        )
+        .map_err(failed("cannot make pipes"))?;
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
         let namespaces = Namespaces::of(&self.record, self.dirs, &self.store)?;
         share::check_propagation(&self.record)?;
         let root = self.stack()?;
-        if !confines_devices {
+        if !confines_devices || self.ids.is_some() {
             let attributes =
                 sys::mount::Attributes { set: sys::mount::NODEV, ..Default::default() };
             sys::mount::set_attributes(root.as_fd(), attributes, false)
@@ -282,7 +302,8 @@ impl Made<'_> {
         let plan =
             self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs, attachment.as_ref())?;
         let unified = entry.unified.as_ref().map(OwnedFd::as_fd);
-        let forked = sys::clone::clone(namespaces.new, unified);
+        let own_ids = if self.ids.is_some() { libc::CLONE_NEWUSER } else { 0 };
+        let forked = sys::clone::clone(namespaces.new | own_ids, unified);
         let (pid, pidfd) = match forked.map_err(failed("cannot make namespaces"))? {
             Forked::Child => {
                 // The launcher's end: held here too, its loss could not be noticed.
@@ -311,11 +332,11 @@ impl Made<'_> {
 
     /// Does what can only be done to a child from outside, and lets it go on.
     fn release(&self, pid: i32, status: &OwnedFd) -> Result<(), Failure> {
+        if let Some(ids) = &self.ids {
+            ids.write(pid).map_err(failed("cannot give the container its ids"))?;
+        }
         let process = self.record.spec.process().clone().unwrap_or_default();
-        isolate::limits(Some(pid), &process).map_err(|failure| {
-            let command = process.args().as_deref().unwrap_or_default();
-            isolate::describe(failure, &self.record, command, &self.record.user, process.cwd())
-        })?;
+        isolate::limits(Some(pid), &process).map_err(|failure| self.describe(failure))?;
         tell(status, ToChild::Go)
     }
 
@@ -372,6 +393,8 @@ impl Made<'_> {
             mount_point,
             v1_tasks,
             private_cgroups: namespaces.private_cgroups,
+            own_ids: self.ids.is_some(),
+            sources: self.sources()?,
             hierarchies: Hierarchy::all(&mountinfo),
             joined: copies(&namespaces.joined)?,
             joined_pid: copies(namespaces.pid.as_ref())?.pop(),
@@ -403,8 +426,11 @@ impl Made<'_> {
             true => self.run_path().to_owned(),
             false => folder(&self.container),
         };
-        etc::write(&own, &self.record, other.as_ref().map(folder).as_deref(), attached)
-            .map_err(failed)
+        let root = self.ids.as_ref().map(IdMap::root).transpose();
+        root.and_then(|root| {
+            etc::write(&own, &self.record, other.as_ref().map(folder).as_deref(), attached, root)
+        })
+        .map_err(failed)
     }
 
     /// The volumes that are filled from the image. What holds a volume's content is opened here: no
@@ -414,11 +440,38 @@ impl Made<'_> {
         let opened = filled.map(|volume| {
             let path = self.store.volumes().join(&volume.name);
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            rustix::fs::open(&path, flags, Mode::empty())
+            let open = || -> io::Result<OwnedFd> {
+                let directory = rustix::fs::open(&path, flags, Mode::empty())?;
+                let Some(namespace) = &self.ids_of_mounts else { return Ok(directory) };
+                let tree = userns::with_ids(directory.as_fd(), namespace)?;
+                Ok(rustix::fs::openat(&tree, ".", flags, Mode::empty())?)
+            };
+            open()
                 .map(|volume_directory| (volume.mount, volume_directory))
                 .map_err(|error| ours(format!("cannot open volume {}: {error}", volume.name), None))
         });
         opened.collect()
+    }
+
+    /// The sources of binds, where the container has ids of its own: those lead to nothing of the
+    /// host's that is not everybody's. Its volumes' owners are ids of containers.
+    fn sources(&self) -> Result<Vec<Option<OwnedFd>>, Failure> {
+        let Some(namespace) = &self.ids_of_mounts else { return Ok(Vec::new()) };
+        let mounts = self.record.spec.mounts().as_deref().unwrap_or_default();
+        let sources = isolate::open_sources(mounts).map_err(|failure| self.describe(failure))?;
+        for volume in &self.record.volumes {
+            let source = sources.get(volume.mount).and_then(Option::as_ref);
+            if let Some(source) = source {
+                userns::give_ids(source, namespace).map_err(|error| no_ids(&error))?;
+            }
+        }
+        Ok(sources)
+    }
+
+    fn describe(&self, failure: isolate::InitFailure) -> Failure {
+        let process = self.record.spec.process().clone().unwrap_or_default();
+        let command = process.args().as_deref().unwrap_or_default();
+        isolate::describe(failure, &self.record, command, &self.record.user, process.cwd())
     }
 
     /// The root file system, by whichever form this kernel has.
@@ -444,6 +497,10 @@ impl Made<'_> {
         }
         match overlay::stack(&layers) {
             Ok(root) => return Ok(root),
+            Err(error) if overlay::wants_names(error) && self.ids.is_some() => {
+                let why = "this kernel stacks no layers whose ids are mapped (before Linux 6.13)";
+                return Err(ours(format!("--userns=auto: {why}: {error}"), None));
+            }
             Err(error) if !overlay::wants_names(error) => return Err(failed(error)),
             Err(_) => {}
         }
@@ -467,11 +524,18 @@ impl Made<'_> {
                 .map_err(|error| ours(format!("cannot open the container's {name}: {error}"), None))
         };
         Ok(Layers {
-            lowers: self.lowers()?,
+            lowers: self.with_ids(self.lowers()?)?,
             upper: place("rw/u")?,
             work: place("rw/w")?,
             is_volatile: self.record.remove_on_exit,
         })
+    }
+
+    /// The layers with the container's ids as owners, if it has its own.
+    fn with_ids(&self, lowers: Vec<OwnedFd>) -> Result<Vec<OwnedFd>, Failure> {
+        let Some(namespace) = &self.ids_of_mounts else { return Ok(lowers) };
+        let mapped = lowers.iter().map(|lower| userns::with_ids(lower.as_fd(), namespace));
+        mapped.collect::<io::Result<_>>().map_err(|error| no_ids(&error))
     }
 
     /// The image's layers, the topmost first, below what the image's directories need on top.
@@ -569,12 +633,22 @@ pub(super) fn streams(
     terminal: bool,
     stdin_open: bool,
     window: Option<WindowSize>,
+    ids: Option<&IdMap>,
 ) -> io::Result<(Stdio, Streams)> {
     if terminal {
         let ours = Streams { stdin: None, stdout: None, stderr: None, is_terminal: true };
         return Ok((Stdio::Terminal(window), ours));
     }
-    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let root = ids.map(IdMap::root).transpose()?;
+    let pipe = || -> io::Result<(OwnedFd, OwnedFd)> {
+        let ends = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        if let Some((uid, gid)) = root {
+            // Whose owner has no id in there nobody in there could open again: /dev/stdout.
+            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+            rustix::fs::fchown(&ends.0, Some(uid), Some(gid))?;
+        }
+        Ok(ends)
+    };
     let (stdin, input) = if stdin_open {
         let (theirs, ours) = pipe()?;
         rustix::io::ioctl_fionbio(&ours, true)?;
@@ -587,6 +661,11 @@ pub(super) fn streams(
     rustix::io::ioctl_fionbio(&err, true)?;
     let ours = Streams { stdin: input, stdout: Some(out), stderr: Some(err), is_terminal: false };
     Ok((Stdio::Pipes { stdin, stdout, stderr }, ours))
+}
+
+fn no_ids(error: &io::Error) -> Failure {
+    let message = format!("--userns=auto: the store cannot be mounted with other ids: {error}");
+    ours(message, Some("RRUN_ROOT on ext4, xfs or btrfs".to_owned()))
 }
 
 fn tell(status: &OwnedFd, word: ToChild) -> Result<(), Failure> {

@@ -491,6 +491,7 @@ fn facts(unpacked: Unpacked) -> Result<LayerFacts, StoreError> {
         whiteouts_in: unpacked.whiteouts_in,
         root: unpacked.root,
         opaque_root: unpacked.opaque_root,
+        id_max: Some(unpacked.id_max),
     })
 }
 

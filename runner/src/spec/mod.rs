@@ -32,6 +32,7 @@ use crate::container::{
 use crate::known_bad::left_out;
 use crate::net::{self, Exposed, PortError, Publish};
 use crate::seccomp::{self, SeccompError};
+use crate::userns;
 
 /// Version of the runtime specification that our configurations keep to.
 const OCI_VERSION: &str = "1.2.0";
@@ -300,6 +301,11 @@ fn choose_seccomp(
 
 fn linux(request: &Request, seccomp: &SeccompChoice) -> Result<Linux, SpecError> {
     let mut linux = Linux::default();
+    if let Some(count) = request.own_ids {
+        // From which id of the host on is settled when the record is written.
+        linux.set_uid_mappings(Some(userns::mapping(0, count)));
+        linux.set_gid_mappings(Some(userns::mapping(0, count)));
+    }
     let confined = !request.privileged && !request.shows_system_paths;
     let paths = |list: &[&str]| Some(list.iter().map(|&path| path.to_owned()).collect());
     linux
@@ -330,6 +336,11 @@ fn namespaces(request: &Request) -> Vec<LinuxNamespace> {
         (Cgroup, &request.cgroup),
     ];
     let mut namespaces = Vec::new();
+    if request.own_ids.is_some() {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(LinuxNamespaceType::User);
+        namespaces.push(namespace);
+    }
     // Those of another container are found when this one starts: their files change with it.
     for (kind, _) in all.into_iter().filter(|(_, sharing)| **sharing != Sharing::Host) {
         let mut namespace = LinuxNamespace::default();
@@ -346,7 +357,9 @@ fn sysctls(request: &Request) -> Result<Option<HashMap<String, String>>, SpecErr
     let own_network = matches!(request.network, Network::None | Network::Bridge(_));
     if own_network {
         all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
-        all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+        // The kernel takes no group that the namespace does not have.
+        let last = request.own_ids.map_or(i32::MAX.cast_unsigned(), |count| count - 1);
+        all.insert("net.ipv4.ping_group_range".to_owned(), format!("0 {last}"));
     }
     for (name, value) in &request.sysctls {
         // sysctl(8) takes both separators.

@@ -8,7 +8,7 @@ use oci_spec::runtime::Mount;
 use super::image_config::Execution;
 use super::request::{BindRecursion, Host, MountKind, MountRequest, Request};
 use super::{SpecError, VOLUMES_MAX};
-use crate::container::{Ipc, VolumeUse};
+use crate::container::{Ipc, Network, VolumeUse};
 
 /// The source of a `/dev/shm` that is another container's: found when the container starts.
 pub const OF_OTHER_CONTAINER: &str = "container";
@@ -97,18 +97,25 @@ fn defaults(request: &Request) -> Vec<Mount> {
     let access = if request.privileged { "rw" } else { "ro" };
     let shm_size = format!("size={}", request.shm_size_bytes);
     let quiet = ["nosuid", "noexec", "nodev"];
+    // A sysfs shows the network namespace of who mounts it, who must own that one.
+    let binds_sys = request.own_ids.is_some() && request.network == Network::Host;
+    let sys = match binds_sys {
+        true => {
+            mount("/sys", "bind", "/sys", &["bind", "rprivate", "nosuid", "noexec", "nodev", "ro"])
+        }
+        false => mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+    };
+    let mut terminals = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    if request.own_ids.is_none_or(|count| count > 5) {
+        terminals.push("gid=5");
+    }
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &quiet),
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-        mount(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
+        mount("/dev/pts", "devpts", "devpts", &terminals),
         // One of its own, also with the host's network: bound, the host's would bring along what is
         // mounted in it, cgroups, debugfs and tracefs.
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        sys,
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", access]),
     ];
     // An mqueue shows the queues of the IPC namespace that mounts it, whosever that is.

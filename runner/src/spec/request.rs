@@ -45,6 +45,8 @@ pub struct Request {
     pub ipc: Ipc,
     pub uts: Sharing,
     pub cgroup: Sharing,
+    /// `--userns=auto`: how many ids of its own it has.
+    pub own_ids: Option<u32>,
     pub cgroup_parent: Option<String>,
     pub sysctls: BTreeMap<String, String>,
 

@@ -35,6 +35,7 @@ fn plain() -> Request {
         pid: Sharing::Private,
         ipc: Ipc::Private,
         uts: Sharing::Private,
+        own_ids: None,
         cgroup: Sharing::Private,
         cgroup_parent: None,
         sysctls: BTreeMap::new(),

@@ -8,6 +8,8 @@ pub const RDONLY: u64 = 0x1;
 pub const NOSUID: u64 = 0x2;
 pub const NODEV: u64 = 0x4;
 pub const NOEXEC: u64 = 0x8;
+/// `userns_fd` says whose ids are shown.
+pub const IDMAP: u64 = 0x0010_0000;
 /// The whole field of access-time modes; cleared when one of them is set.
 pub const ATIME_FIELD: u64 = 0x70;
 pub const NOATIME: u64 = 0x10;

@@ -31,6 +31,7 @@ pub(crate) struct Extractor<R: Read> {
     limits: Limits,
     entries: u64,
     bytes: u64,
+    id_max: u32,
 }
 
 impl<R: Read> Extractor<R> {
@@ -49,6 +50,7 @@ impl<R: Read> Extractor<R> {
             limits,
             entries: 0,
             bytes: 0,
+            id_max: 0,
         }
     }
 
@@ -78,6 +80,7 @@ impl<R: Read> Extractor<R> {
             whiteouts_in: texts(&finished.whiteouts_in),
             root: finished.root,
             opaque_root: finished.opaque_root,
+            id_max: self.id_max,
         })
     }
 
@@ -94,6 +97,7 @@ impl<R: Read> Extractor<R> {
         if self.entries > self.limits.entries {
             return Err(too_many_entries(self.limits.entries));
         }
+        self.id_max = self.id_max.max(entry.uid).max(entry.gid);
         let path = normal_path(&entry.path)?;
         let stored = entry.stored;
         // A file consumes its own content; whatever else has some is passed over.

@@ -33,6 +33,8 @@ pub struct Unpacked {
     /// The layer's own entry for `/`.
     pub root: Option<RootAttributes>,
     pub opaque_root: bool,
+    /// The largest id of an owner.
+    pub id_max: u32,
 }
 
 /// Why a layer was not written. What was written until then is to be thrown away.

@@ -133,10 +133,7 @@ fn values_are_checked_before_anything_is_pulled() {
             "--restart always",
             "rrun: --restart=always is not supported: restart policies are not supported yet",
         ),
-        (
-            "--userns keep-id",
-            "rrun: --userns=keep-id is not supported: user namespaces are not supported yet",
-        ),
+        ("--userns keep-id", "rrun: --userns=keep-id: it is for ordinary users: root's id is 0"),
         ("--network nonsense", "rrun: network nonsense not found"),
         ("--cap-add NONSENSE", "rrun: --cap-add=NONSENSE: there is no such capability"),
         ("--security-opt nonsense", "rrun: --security-opt=nonsense: there is no such option"),

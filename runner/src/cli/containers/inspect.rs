@@ -15,6 +15,7 @@ use crate::images::{ContainerDir, Store, StoreError};
 use crate::launch::state::Status;
 use crate::net::{Attached, DEFAULT};
 use crate::spec::DEFAULT_CAPABILITIES;
+use crate::userns::IdMap;
 
 const FLAGS: &[Flag] = &[
     Flag::one("format", "json|TEMPLATE", "what of it is shown").short('f'),
@@ -307,7 +308,7 @@ fn host_config(record: &Record) -> Value {
             None => mode(LinuxNamespaceType::Pid),
         },
         "UTSMode": mode(LinuxNamespaceType::Uts),
-        "UsernsMode": "",
+        "UsernsMode": if IdMap::of(&record.spec).is_some() { "auto" } else { "" },
         "CgroupParent": record.cgroup_parent.as_deref().unwrap_or_default(),
         "Dns": record.hosts.dns,
         "DnsOptions": record.hosts.dns_options,

@@ -6,6 +6,7 @@ mod bounds;
 mod cve;
 mod flags;
 mod host;
+mod ids;
 mod life;
 mod recovery;
 mod sees;
