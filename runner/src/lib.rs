@@ -6,6 +6,7 @@
 pub mod cgroup;
 pub mod cli;
 pub mod container;
+pub mod credentials;
 pub mod dirs;
 pub mod failure;
 pub mod images;

@@ -15,6 +15,7 @@ mod help;
 mod hidden;
 pub(crate) mod images;
 pub(crate) mod listing;
+mod login;
 mod mount_flags;
 mod names;
 mod network;
@@ -59,8 +60,8 @@ pub struct Verb {
 /// Every command, in the order of help.
 fn verbs() -> impl Iterator<Item = &'static Verb> {
     let containers = containers::VERBS.iter().copied().flatten();
-    let rest = [volume::VERBS, network::VERBS, doctor::VERBS, system::VERBS, completion::VERBS];
-    let rest = rest.into_iter().flatten();
+    let near = [login::VERBS, volume::VERBS, network::VERBS];
+    let rest = near.into_iter().chain([doctor::VERBS, system::VERBS, completion::VERBS]).flatten();
     run::VERBS.iter().chain(containers).chain(images::VERBS.iter().copied()).chain(rest)
 }
 

@@ -1,6 +1,7 @@
 //! The flags of `run` and `create`. Names and meaning are Docker's.
 
 use crate::cli::flags::Flag;
+use crate::cli::images::pull::{AUTHFILE, CREDS};
 
 pub(super) const FLAGS: &[Flag] = &[
     // How it is started.
@@ -17,6 +18,8 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::switch("sig-proxy", "hand signals on to the container (true)"),
     Flag::one("detach-keys", "KEYS", "leave the terminal with these (ctrl-p,ctrl-q)"),
     Flag::switch("timings", "show where the time went"),
+    CREDS,
+    AUTHFILE,
     Flag::switch("plain-http", "the registry speaks HTTP"),
     Flag::switch("tls-verify", "check the registry's certificate (true)"),
     // What runs.

@@ -8,8 +8,30 @@ pub(crate) struct Bearer {
     pub(crate) scope: Option<String>,
 }
 
+/// How a registry wants to be told who asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    Bearer(Bearer),
+    Basic,
+}
+
+/// What the headers ask for; a token where there is a choice. None where nothing is known.
+pub(crate) fn challenge<'a>(headers: impl Iterator<Item = &'a str>) -> Option<Challenge> {
+    let mut basic = None;
+    for header in headers {
+        if let Some(bearer) = bearer(header) {
+            return Some(Challenge::Bearer(bearer));
+        }
+        let scheme = header.split_whitespace().next().unwrap_or_default();
+        if scheme.eq_ignore_ascii_case("basic") {
+            basic = Some(Challenge::Basic);
+        }
+    }
+    basic
+}
+
 /// Reads one header; none where it is no Bearer challenge or names no realm.
-pub(crate) fn bearer(header: &str) -> Option<Bearer> {
+fn bearer(header: &str) -> Option<Bearer> {
     let (scheme, rest) = header.trim().split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
@@ -66,5 +88,9 @@ mod tests {
         {
             assert_eq!(bearer(text), None, "{text}");
         }
+        let of = |headers: &[&'static str]| challenge(headers.iter().copied());
+        assert_eq!(of(&["Basic realm=\"x\""]), Some(Challenge::Basic));
+        assert!(matches!(of(&["basic realm=x", "Bearer realm=x"]), Some(Challenge::Bearer(_))));
+        assert_eq!(of(&["Negotiate"]), None);
     }
 }

@@ -5,15 +5,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use reqwest::header::{self, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode, Url};
 use shared::error_code::ErrorBody;
 use shared::{ImageRef, media_type};
 
 use super::certificates::Certificates;
-use super::challenge::{self, Bearer};
+use super::challenge::{Bearer, Challenge, challenge};
+use super::error::Known;
 use super::fence::{self, Fence, Fenced, Reach, Sieve};
 use super::{PullError, PullOptions};
+use crate::credentials::{Credentials, Keyring, Secret};
 use crate::known_bad::left_out;
 
 /// Manifests, and answers that are read whole: whatever the registry stores can be pulled.
@@ -50,7 +54,21 @@ pub(crate) struct Client {
     schemes: Vec<&'static str>,
     fence: Fence,
     settled: OnceLock<&'static str>,
-    token: Mutex<Option<HeaderValue>>,
+    /// Whoever reads on the way may see what is sent to the registry: the person said so.
+    insecure: bool,
+    keyring: Keyring,
+    /// Whoever we are to this registry, once it has asked.
+    credentials: OnceLock<Option<Credentials>>,
+    /// The `Authorization` of requests to the registry.
+    authorization: Mutex<Option<HeaderValue>>,
+}
+
+/// What a registry said to who wanted to log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Login {
+    Proven,
+    /// It asks nobody who he is.
+    NotAsked,
 }
 
 /// An answer of `tags/list`. Registries say `null` for none.
@@ -148,7 +166,10 @@ impl Client {
             schemes,
             fence: Fence::from_environment(),
             settled: OnceLock::new(),
-            token: Mutex::new(None),
+            insecure: options.plain_http || !options.tls_verify,
+            keyring: Keyring::new(&options.credentials),
+            credentials: OnceLock::new(),
+            authorization: Mutex::new(None),
         })
     }
 
@@ -156,28 +177,100 @@ impl Client {
         &self.image
     }
 
-    /// One request below the repository (`manifests/latest`): logged in where the registry hands
-    /// out tokens to everybody, redirects followed. Answers 2xx, 206 and 416; the rest are errors.
+    /// One request below the repository (`manifests/latest`): logged in where the registry asks for
+    /// it, redirects followed. Answers 2xx, 206 and 416; the rest are errors.
     pub(crate) async fn send(
         &self,
         method: Method,
         path: &str,
         headers: HeaderMap,
     ) -> Result<Response, PullError> {
-        let Answer { response, limit } = self.send_any(&method, path, &headers).await?;
-        let status = response.status();
-        if status != StatusCode::UNAUTHORIZED {
-            return self.checked(response).await;
+        let path = format!("{}/{path}", self.image.repository);
+        let answer = self.send_any(&method, &path, &headers).await?;
+        let scope = format!("repository:{}:pull", self.image.repository);
+        let Some(challenge) = asked(&answer.response) else {
+            return self.checked(answer.response).await;
+        };
+        if !self.authorize(&challenge, Some(&scope), answer.limit).await? {
+            return self.checked(answer.response).await;
         }
-        let challenge = response
-            .headers()
-            .get_all(header::WWW_AUTHENTICATE)
-            .iter()
-            .find_map(|value| challenge::bearer(value.to_str().ok()?));
-        let Some(challenge) = challenge else { return self.checked(response).await };
-        self.fetch_token(&challenge, limit).await?;
-        let Answer { response, .. } = self.send_any(&method, path, &headers).await?;
+        let Answer { response, .. } = self.send_any(&method, &path, &headers).await?;
         self.checked(response).await
+    }
+
+    /// Whether `credentials` are the registry's. Source: distribution-spec, "Determining Support";
+    /// Docker's command asks for a token without a scope.
+    pub(crate) async fn log_in(&self, credentials: Credentials) -> Result<Login, PullError> {
+        // Nobody has asked before.
+        let _ = self.credentials.set(Some(credentials));
+        let none = HeaderMap::new();
+        let answer = self.send_any(&Method::GET, "", &none).await?;
+        let Some(challenge) = asked(&answer.response) else {
+            return self.checked(answer.response).await.map(|_| Login::NotAsked);
+        };
+        self.authorize(&challenge, None, answer.limit).await?;
+        let Answer { response, .. } = self.send_any(&Method::GET, "", &none).await?;
+        self.checked(response).await.map(|_| Login::Proven)
+    }
+
+    /// Whoever we are to this registry, looked up once.
+    fn credentials(&self) -> Result<Option<&Credentials>, PullError> {
+        if let Some(found) = self.credentials.get() {
+            return Ok(found.as_ref());
+        }
+        let repository = self.image.repository.to_string();
+        let found = self.keyring.find(&self.image.registry, Some(&repository))?;
+        Ok(self.credentials.get_or_init(|| found).as_ref())
+    }
+
+    /// Takes up what the registry asks for. `false`: there is nothing to tell it.
+    async fn authorize(
+        &self,
+        challenge: &Challenge,
+        scope: Option<&str>,
+        limit: Reach,
+    ) -> Result<bool, PullError> {
+        let credentials = self.credentials()?;
+        let value = match (challenge, credentials.map(|known| &known.secret)) {
+            (_, Some(Secret::RegistryToken(token))) => {
+                self.guard_registry()?;
+                bearer_value(token)
+            }
+            (Challenge::Basic, Some(Secret::Password(password))) => {
+                self.guard_registry()?;
+                credentials.and_then(|known| basic(&known.username, password))
+            }
+            (Challenge::Basic, _) => return Ok(false),
+            (Challenge::Bearer(bearer), _) => {
+                let token = self.fetch_token(bearer, credentials, scope, limit).await?;
+                bearer_value(&token)
+            }
+        };
+        let value = value
+            .ok_or_else(|| self.protocol("was to be told a token that no header holds".into()))?;
+        *self.authorization.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+        Ok(true)
+    }
+
+    /// Credentials go to the registry by TLS, to this host, or where the person allows it.
+    fn guard_registry(&self) -> Result<(), PullError> {
+        let is_safe = self.settled.get() == Some(&"https") || self.image.is_loopback();
+        if is_safe || self.insecure {
+            return Ok(());
+        }
+        Err(self.protocol("asks for credentials without TLS; they are not sent there".into()))
+    }
+
+    /// Whether the token server may see them: by TLS; in plain HTTP on this host if the registry is
+    /// there too, or at the registry's own address where the person allows that.
+    fn may_see_credentials(&self, realm: &Url) -> bool {
+        let own = Url::parse(&format!("http://{}", host_of(&self.image)));
+        let is_own = own.is_ok_and(|own| same_origin(realm, &own));
+        let is_near = fence::is_this_host(realm.host_str().unwrap_or_default());
+        realm.scheme() == "https"
+            || is_near && self.image.is_loopback()
+            || is_own && self.insecure
+            || left_out("credentials-fenced")
     }
 
     /// What speaks to the host of `url`, to which somebody led who may lead as near as `limit`.
@@ -245,7 +338,7 @@ impl Client {
         headers: &HeaderMap,
     ) -> Result<Answer, Failed> {
         let host = host_of(&self.image);
-        let url = format!("{scheme}://{host}/v2/{}/{path}", self.image.repository);
+        let url = format!("{scheme}://{host}/v2/{path}");
         let origin = Url::parse(&url).map_err(|error| {
             Failed::Final(self.protocol(format!("has an address that cannot be used: {error}")))
         })?;
@@ -260,9 +353,10 @@ impl Client {
             // Only to where the token was asked for: whoever a redirect leads to has no business
             // with it (CVE-2020-15157).
             if (same_origin(&url, &origin) || left_out("same-origin"))
-                && let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner)
+                && let Some(value) =
+                    &*self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
             {
-                request = request.header(header::AUTHORIZATION, token.clone());
+                request = request.header(header::AUTHORIZATION, value.clone());
             }
             tracing::debug!(%method, url = %without_query(&url), "request");
             let response = request.send().await.map_err(|error| match fence::refusal(&error) {
@@ -297,44 +391,49 @@ impl Client {
         Ok(to)
     }
 
-    /// Asks for a token without saying who we are.
-    async fn fetch_token(&self, challenge: &Bearer, limit: Reach) -> Result<(), PullError> {
+    /// Asks the token server that the registry names, as whoever we are.
+    async fn fetch_token(
+        &self,
+        challenge: &Bearer,
+        credentials: Option<&Credentials>,
+        scope: Option<&str>,
+        limit: Reach,
+    ) -> Result<String, PullError> {
         let bad = |why: String| self.protocol(why);
-        let mut realm = Url::parse(&challenge.realm)
+        let realm = Url::parse(&challenge.realm)
             .ok()
             .filter(|realm| matches!(realm.scheme(), "http" | "https"))
             .ok_or_else(|| bad("names a token server that cannot be used".into()))?;
         if self.settled.get() == Some(&"https") && realm.scheme() == "http" {
             return Err(bad("sends to a token server without TLS".into()));
         }
-        let http = self.led_to(&realm, limit)?;
-        let default = format!("repository:{}:pull", self.image.repository);
-        {
-            let mut query = realm.query_pairs_mut();
-            if let Some(service) = &challenge.service {
-                query.append_pair("service", service);
-            }
-            query.append_pair("scope", challenge.scope.as_deref().unwrap_or(&default));
+        if credentials.is_some() && !self.may_see_credentials(&realm) {
+            let why = "sends to a token server without TLS; credentials are not sent there";
+            return Err(bad(why.into()));
         }
-        let response =
-            http.get(realm).send().await.map_err(|error| match fence::refusal(&error) {
-                Some(fenced) => self.fenced(fenced),
-                None => bad(format!("needs its token server: {}", causes(&error))),
-            })?;
+        let http = self.led_to(&realm, limit)?;
+        let scope = challenge.scope.as_deref().or(scope);
+        let request = token_request(&http, realm, challenge.service.as_deref(), scope, credentials);
+        let response = request.send().await.map_err(|error| match fence::refusal(&error) {
+            Some(fenced) => self.fenced(fenced),
+            None => bad(format!("needs its token server: {}", causes(&error))),
+        })?;
         let status = response.status();
         if !status.is_success() {
-            return Err(self.login(status, &ErrorBody::default()));
+            let body = self.read_whole(response, TOKEN_BYTES_MAX).await.unwrap_or_default();
+            let said: ErrorBody = serde_json::from_slice(&body).unwrap_or_default();
+            return Err(match status.as_u16() {
+                // OAuth2 says 400 for a refresh token that is none (RFC 6749, 5.2).
+                400 | 401 | 403 => self.login(status, &said),
+                _ => bad(format!("has a token server that answered {status}")),
+            });
         }
         let bytes = self.read_whole(response, TOKEN_BYTES_MAX).await?;
         let answer: serde_json::Value = serde_json::from_slice(&bytes)
             .map_err(|_| bad("has a token server whose answer cannot be read".into()))?;
-        let token = ["token", "access_token"]
-            .iter()
-            .find_map(|key| answer.get(key)?.as_str())
-            .and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok())
-            .ok_or_else(|| bad("has a token server that gives no token".into()))?;
-        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
-        Ok(())
+        let token = ["token", "access_token"].iter().find_map(|key| answer.get(key)?.as_str());
+        let token = token.filter(|token| !token.is_empty()).map(str::to_owned);
+        token.ok_or_else(|| bad("has a token server that gives no token".into()))
     }
 
     async fn checked(&self, response: Response) -> Result<Response, PullError> {
@@ -369,14 +468,21 @@ impl Client {
     }
 
     fn login(&self, status: StatusCode, said: &ErrorBody) -> PullError {
-        let code = said.errors.first().map(|entry| printable(&entry.code));
+        let first = said.errors.first();
+        let said = |text: &str| Some(printable(text)).filter(|text| !text.is_empty());
+        let code = first.and_then(|entry| said(&entry.code));
+        let reason = code.or_else(|| said(status.canonical_reason().unwrap_or_default()));
+        let known = self.credentials.get().and_then(Option::as_ref);
         PullError::Login {
             registry: self.image.registry.clone(),
             repository: self.image.repository.to_string(),
             status: status.as_u16(),
-            code: code
-                .filter(|code| !code.is_empty())
-                .unwrap_or_else(|| status.canonical_reason().unwrap_or("").to_owned()),
+            code: reason.unwrap_or_default(),
+            message: first.and_then(|entry| said(&entry.message)),
+            known: known.map(|known| Known {
+                user: known.username.clone(),
+                place: known.place.to_string(),
+            }),
         }
     }
 
@@ -456,6 +562,68 @@ impl Client {
             PullError::Unreachable { image, registry, why }
         }
     }
+}
+
+/// What an answer asks for who does not say who he is.
+fn asked(response: &Response) -> Option<Challenge> {
+    if response.status() != StatusCode::UNAUTHORIZED {
+        return None;
+    }
+    let headers = response.headers().get_all(header::WWW_AUTHENTICATE).iter();
+    challenge(headers.filter_map(|value| value.to_str().ok()))
+}
+
+/// Source: distribution, "Token Authentication Specification" and "OAuth2 token authentication".
+fn token_request(
+    http: &reqwest::Client,
+    mut realm: Url,
+    service: Option<&str>,
+    scope: Option<&str>,
+    credentials: Option<&Credentials>,
+) -> reqwest::RequestBuilder {
+    let service = service.map(|service| ("service", service));
+    let scope = scope.map(|scope| ("scope", scope));
+    let asked = service.into_iter().chain(scope);
+    if let Some(Credentials { secret: Secret::IdentityToken(token), .. }) = credentials {
+        let own =
+            [("grant_type", "refresh_token"), ("refresh_token", token), ("client_id", "rrun")];
+        let mut form = realm.clone();
+        form.set_query(None);
+        form.query_pairs_mut().extend_pairs(asked.chain(own));
+        return http
+            .post(realm)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form.query().unwrap_or_default().to_owned());
+    }
+    realm.query_pairs_mut().extend_pairs(asked);
+    match credentials {
+        Some(Credentials { username, secret: Secret::Password(password), .. }) => {
+            realm.query_pairs_mut().append_pair("account", username);
+            let request = http.get(realm);
+            match basic(username, password) {
+                Some(value) => request.header(header::AUTHORIZATION, value),
+                None => request,
+            }
+        }
+        _ => http.get(realm),
+    }
+}
+
+/// RFC 7617, in UTF-8.
+fn basic(username: &str, password: &str) -> Option<HeaderValue> {
+    let encoded = BASE64_STANDARD.encode(format!("{username}:{password}"));
+    sensitive(&format!("Basic {encoded}"))
+}
+
+fn bearer_value(token: &str) -> Option<HeaderValue> {
+    sensitive(&format!("Bearer {token}"))
+}
+
+/// Not shown where requests are logged.
+fn sensitive(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Headers for whichever kind of manifest the registry has.

@@ -5,6 +5,7 @@ use shared::{Digest, ImageRef, InvalidReference};
 use super::client::UNKNOWN_AUTHORITY;
 use super::fence::{Fenced, TRUSTED_VARIABLE};
 use super::resolve::{host_platform, parse_platform, platform_text, suits};
+use crate::credentials::CredentialsError;
 use crate::failure::Failure;
 use crate::images::StoreError;
 use crate::unpack::{Refusal, RefusalKind};
@@ -31,8 +32,17 @@ pub enum PullError {
     Certificate { registry: String, is_led_to: bool, why: String },
     #[error("{image} not found (404 {code})")]
     NotFound { image: String, name: String, code: String, tags: Vec<String> },
-    #[error("{registry} needs a login to pull {repository} ({status} {code})")]
-    Login { registry: String, repository: String, status: u16, code: String },
+    #[error("{}", login_words(registry, repository, *status, code, message.as_deref(), known.as_ref()))]
+    Login {
+        registry: String,
+        repository: String,
+        status: u16,
+        code: String,
+        message: Option<String>,
+        known: Option<Known>,
+    },
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     #[error("cannot pull {image}: {registry} answered {status}{said}")]
     Status { image: String, registry: String, status: u16, said: String },
     #[error("cannot pull {image}: {registry} {why}")]
@@ -57,6 +67,35 @@ pub enum PullError {
     NoSpace { image: String, needed: String, free: String, root: std::path::PathBuf },
     #[error("cannot unpack layer {layer}: {why}")]
     Worker { layer: Digest, why: String },
+}
+
+/// Who had said who he is, and where that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub(crate) user: String,
+    pub(crate) place: String,
+}
+
+fn login_words(
+    registry: &str,
+    repository: &str,
+    status: u16,
+    code: &str,
+    message: Option<&str>,
+    known: Option<&Known>,
+) -> String {
+    let said = match message {
+        Some(message) => format!("{status} {code}: {message}"),
+        None => format!("{status} {code}"),
+    };
+    let Some(Known { user, place }) = known else {
+        return format!("{registry} needs a login to pull {repository} ({said})");
+    };
+    let who = if user.is_empty() { "the token" } else { user.as_str() };
+    match status {
+        403 => format!("{registry} does not let {who} pull {repository} ({said})"),
+        _ => format!("{registry} refuses the credentials of {who} from {place} ({said})"),
+    }
 }
 
 /// Platforms that a hint may offer: an image's own words stand in no command of ours.
@@ -113,11 +152,13 @@ impl PullError {
                     .collect()
             }
             Self::NotFound { name, tags, .. } => not_found_hints(name, tags),
-            Self::Login { .. } => {
-                vec![
-                    "logins are not supported yet: the repository must allow anonymous pulls"
-                        .into(),
-                ]
+            // Who is known and may not is helped by somebody else.
+            Self::Login { registry, status: 401 | 400, .. } => {
+                vec![format!("rrun login {registry}")]
+            }
+            Self::Login { registry, known: None, .. } => vec![format!("rrun login {registry}")],
+            Self::Credentials(CredentialsError::Unreadable { .. }) => {
+                vec!["mend the file, or name another: rrun --authfile FILE …".into()]
             }
             // Whoever led there wrote the name: it stands in no command of ours.
             Self::Fenced { .. } => {

@@ -14,8 +14,10 @@ mod resolve;
 use shared::ImageRef;
 use shared::manifest::Platform;
 
+pub(crate) use self::client::Login;
 pub use self::error::{PullError, human_bytes};
 pub use self::resolve::{foreign_platform, parse_platform, platform_text};
+use crate::credentials::{CredentialsOptions, Place};
 use crate::images::{Image, Lease, Store};
 
 /// When the registry is asked. `--pull`
@@ -41,6 +43,8 @@ pub struct PullOptions {
     pub tls_verify: bool,
     /// `--plain-http`: the default for loopback, and only there.
     pub plain_http: bool,
+    /// `--creds`, `--authfile`
+    pub credentials: CredentialsOptions,
     pub progress: ProgressOptions,
 }
 
@@ -51,6 +55,7 @@ impl Default for PullOptions {
             platform: None,
             tls_verify: true,
             plain_http: false,
+            credentials: CredentialsOptions::default(),
             progress: ProgressOptions::default(),
         }
     }
@@ -84,6 +89,20 @@ pub struct ProgressOptions {
 /// As [`ensure`], where the registry cannot be asked.
 pub fn tags(name: &ImageRef, options: &PullOptions) -> Result<Vec<String>, PullError> {
     registry::tags(name, options)
+}
+
+/// Logs in at a registry, and keeps the credentials once it has taken them. Whether it asks anybody,
+/// and where they are kept.
+///
+/// # Errors
+/// As [`ensure`], where the registry cannot be asked or refuses; where they cannot be kept.
+pub(crate) fn log_in(
+    registry: &str,
+    username: &str,
+    password: &str,
+    options: &PullOptions,
+) -> Result<(Login, Place), PullError> {
+    registry::log_in(registry, username, password, options)
 }
 
 /// The image that `text` names (a reference, or the id of a local image), with all of its layers

@@ -7,12 +7,13 @@ use futures_util::future::try_join_all;
 use shared::ImageRef;
 use tokio::sync::Semaphore;
 
-use super::client::Client;
+use super::client::{Client, Login};
 use super::error::human_bytes;
 use super::layer::Fetcher;
 use super::progress::Progress;
 use super::resolve::{LayerToFetch, Resolved, Resolver, recorded_reference};
 use super::{PullError, PullOptions};
+use crate::credentials::{Credentials, Keyring, Place, Secret};
 use crate::images::{Image, Lease, Store};
 use crate::timestamp::Timestamp;
 use crate::unpack::Limits;
@@ -66,6 +67,26 @@ pub(crate) fn pull(
 pub(crate) fn tags(name: &ImageRef, options: &PullOptions) -> Result<Vec<String>, PullError> {
     let client = Client::new(name, options)?;
     runtime()?.block_on(client.all_tags())
+}
+
+/// See [`super::log_in`].
+pub(crate) fn log_in(
+    registry: &str,
+    username: &str,
+    password: &str,
+    options: &PullOptions,
+) -> Result<(Login, Place), PullError> {
+    // Of a registry alone; the repository is asked for nothing.
+    let image: ImageRef = format!("{registry}/login")
+        .parse()
+        .map_err(|source| PullError::Reference { text: registry.to_owned(), source })?;
+    let client = Client::new(&ImageRef { registry: registry.to_owned(), ..image }, options)?;
+    let secret = Secret::Password(password.to_owned());
+    let credentials =
+        Credentials { username: username.to_owned(), secret: secret.clone(), place: Place::Flag };
+    let login = runtime()?.block_on(client.log_in(credentials))?;
+    let place = Keyring::new(&options.credentials).keep(registry, username, &secret)?;
+    Ok((login, place))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, PullError> {

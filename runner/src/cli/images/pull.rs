@@ -1,7 +1,10 @@
 //! `rrun pull`, and how every verb that may pull reads its flags.
 
+use std::path::PathBuf;
+
 use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print_line};
+use crate::credentials::CredentialsOptions;
 use crate::failure::Failure;
 use crate::images::Store;
 use crate::pull::{self, ProgressMode, ProgressOptions, PullOptions, PullPolicy};
@@ -17,6 +20,8 @@ pub(crate) const PULL: Verb = Verb {
         Flag::one("platform", "OS/ARCH", "choose this image of an index"),
         Flag::switch("quiet", "print the image's name only").short('q'),
         Flag::one("progress", "auto|tty|plain|json|none", "how progress is shown (auto)"),
+        CREDS,
+        AUTHFILE,
         Flag::switch("plain-http", "the registry speaks HTTP"),
         Flag::switch("tls-verify", "check the registry's certificate (true)"),
         Flag::switch("disable-content-trust", ""),
@@ -26,6 +31,11 @@ pub(crate) const PULL: Verb = Verb {
     run,
 };
 
+pub(crate) const CREDS: Flag =
+    Flag::one("creds", "USER:PASSWORD", "who you are at the registry, for this once");
+pub(crate) const AUTHFILE: Flag =
+    Flag::one("authfile", "FILE", "where logins are kept [env REGISTRY_AUTH_FILE]");
+
 const DETAILS: &str = "\
 Layers that are here are not fetched again; what an interrupted pull has brought is kept.
 
@@ -33,6 +43,9 @@ A registry on the loopback (localhost:5000) may speak plain HTTP; elsewhere it i
 --plain-http or --tls-verify=false allow something else. Authorities for one registry lie in
 /etc/containers/certs.d/HOST:PORT/*.crt (or /etc/docker, ~/.config/containers, ~/.config/docker), a
 certificate to show it beside them (*.cert with *.key); SSL_CERT_FILE replaces the system's.
+
+A registry that asks who you are is told what `rrun login`, `podman login` or `docker login` has kept,
+or --creds.
 
 Redirects and token servers of a registry may not lead to addresses nearer than its own: private
 networks, this host, a cloud's metadata. RRUN_TRUSTED_HOSTS=HOST,… names hosts that are exempt.";
@@ -87,7 +100,7 @@ fn names_one(text: &str) -> bool {
 }
 
 /// The flags that say how a registry is spoken to, of a verb that has them all:
-/// `--platform --plain-http --tls-verify`, and `--pull` where the verb has it.
+/// `--platform --creds --authfile --plain-http --tls-verify`, and `--pull` where the verb has it.
 ///
 /// # Errors
 /// A platform or policy that is none.
@@ -103,9 +116,19 @@ pub(crate) fn options(arguments: &Arguments) -> Result<PullOptions, Failure> {
     Ok(PullOptions {
         platform,
         plain_http: arguments.has("plain-http"),
+        credentials: CredentialsOptions {
+            creds: arguments.value("creds").map(str::to_owned),
+            ..credentials(arguments)
+        },
         tls_verify: !arguments.given("tls-verify") || arguments.has("tls-verify"),
         ..PullOptions::default()
     })
+}
+
+/// `--authfile`
+pub(crate) fn credentials(arguments: &Arguments) -> CredentialsOptions {
+    let authfile = arguments.value("authfile").filter(|path| !path.is_empty());
+    CredentialsOptions { creds: None, authfile: authfile.map(PathBuf::from) }
 }
 
 /// `--pull`

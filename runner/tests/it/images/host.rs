@@ -50,6 +50,13 @@ impl Host {
             .args(words)
             .env("RRUN_ROOT", self.root())
             .env("RRUN_RUNROOT", self.dir.path().join("run"))
+            // Nobody is logged in anywhere.
+            .env("HOME", self.dir.path().join("home"))
+            .env("XDG_RUNTIME_DIR", self.dir.path().join("runtime"))
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("DOCKER_CONFIG")
+            .env_remove("DOCKER_AUTH_CONFIG")
+            .env_remove("REGISTRY_AUTH_FILE")
             .env_remove("RRUN_PROGRESS")
             .env_remove("DOCKER_DEFAULT_PLATFORM");
         command

@@ -3,6 +3,7 @@
 mod bounds;
 mod host;
 mod island;
+mod logins;
 mod network;
 mod power;
 mod pulling;

@@ -364,6 +364,7 @@ fn known_bad_measures_are_missed() {
             "same-origin",
             "images::pulling::tokens_are_fetched_without_a_name_and_never_go_elsewhere",
         ),
+        ("credentials-fenced", "images::logins::credentials_go_to_nobody_without_tls"),
         ("boot-compared", "images::power::after_a_power_cut_no_half_layer_is_used"),
         ("synced-before-marked", "images::power::after_a_power_cut_no_half_layer_is_used"),
         ("record-synced", "images::power::after_a_power_cut_no_half_layer_is_used"),

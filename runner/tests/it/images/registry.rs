@@ -38,6 +38,9 @@ pub(crate) struct State {
     /// Ask for a token; the realm is this server's `/token`, or another one.
     pub(crate) wants_token: bool,
     pub(crate) realm: Option<String>,
+    /// Who may pull: `user:password` in base64. Asked for by a token, or directly.
+    pub(crate) login: Option<String>,
+    pub(crate) asks_directly: bool,
     /// Send blobs elsewhere.
     pub(crate) redirect_blobs_to: Option<String>,
     pub(crate) etag: Option<String>,
@@ -154,15 +157,25 @@ impl Registry {
             }
         }
         if request.path.starts_with("/token") {
-            return respond(stream, request, "200 OK", &[], br#"{"token":"anonymous-token"}"#);
+            return self.answer_token(request, stream);
+        }
+        if !self.lets_in(request) {
+            let challenge = if self.state().asks_directly {
+                "Www-Authenticate: Basic realm=\"test\"".to_owned()
+            } else {
+                self.challenge()
+            };
+            let body =
+                br#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
+            return respond(stream, request, "401 Unauthorized", &[challenge], body);
         }
         if self.state().wants_token && request.header("authorization").is_empty() {
-            let own = format!("http://{}/token", self.address);
-            let realm = self.state().realm.clone().unwrap_or(own);
-            let challenge = format!("Www-Authenticate: Bearer realm=\"{realm}\",service=\"test\"");
-            return respond(stream, request, "401 Unauthorized", &[challenge], b"{}");
+            return respond(stream, request, "401 Unauthorized", &[self.challenge()], b"{}");
         }
         let path = request.path.split('?').next().unwrap_or_default();
+        if path == "/v2/" {
+            return respond(stream, request, "200 OK", &[], b"{}");
+        }
         let path = path.strip_prefix("/v2/").unwrap_or_default();
         if let Some((repository, name)) = path.split_once("/manifests/") {
             return self.answer_manifest(request, stream, repository, name);
@@ -181,6 +194,40 @@ impl Registry {
             return respond_page(stream, request, repository, tags);
         }
         respond(stream, request, "404 Not Found", &[], b"{}")
+    }
+
+    fn challenge(&self) -> String {
+        let own = format!("http://{}/token", self.address);
+        let realm = self.state().realm.clone().unwrap_or(own);
+        format!("Www-Authenticate: Bearer realm=\"{realm}\",service=\"test\"")
+    }
+
+    fn lets_in(&self, request: &Request) -> bool {
+        let state = self.state();
+        let Some(login) = &state.login else { return true };
+        let given = request.header("authorization");
+        match given.split_once(' ') {
+            Some(("Bearer", token)) => token == "user-token",
+            Some(("Basic", given)) => state.asks_directly && given == login,
+            _ => false,
+        }
+    }
+
+    fn answer_token(&self, request: &Request, stream: &TcpStream) -> std::io::Result<bool> {
+        let login = self.state().login.clone();
+        let given = request.header("authorization").strip_prefix("Basic ").map(str::to_owned);
+        let token = match (login, given) {
+            (None, _) => "anonymous-token",
+            (Some(login), Some(given)) if given == login => "user-token",
+            (Some(_), Some(_)) => {
+                let body = br#"{"errors":[{"code":"UNAUTHORIZED","message":"wrong password"}]}"#;
+                return respond(stream, request, "401 Unauthorized", &[], body);
+            }
+            (Some(_), None) if request.body.contains("refresh_token=kept-token") => "user-token",
+            (Some(_), None) => "anonymous-token",
+        };
+        let body = json!({ "token": token }).to_string();
+        respond(stream, request, "200 OK", &[], body.as_bytes())
     }
 
     fn answer_manifest(
@@ -332,6 +379,7 @@ struct Request {
     method: String,
     path: String,
     headers: HashMap<String, String>,
+    body: String,
 }
 
 impl Request {
@@ -347,7 +395,11 @@ impl Request {
             let Some((name, value)) = line.trim_end().split_once(':') else { break };
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
-        Some(Self { method, path, headers })
+        let length = headers.get("content-length").and_then(|length| length.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        reader.read_exact(&mut body).ok()?;
+        let body = String::from_utf8_lossy(&body).into_owned();
+        Some(Self { method, path, headers, body })
     }
 
     fn header(&self, name: &str) -> &str {
