@@ -3,6 +3,7 @@
 //! `http → content → {store, records}`; nothing points back.
 
 pub mod admin;
+pub mod auth;
 pub mod config;
 pub mod content;
 #[doc(hidden)]

@@ -1,8 +1,9 @@
 //! The parsers of requests, for [`crate::edge`].
 
+use super::authorize::repo_name;
 use super::paging::{encode, page_size, query_values};
 use super::range::{Wanted, parse_content_range};
-use super::route::{Route, repo_name};
+use super::route::Route;
 
 pub(crate) use super::connection::edge::{read_chunks, read_connection, read_head};
 

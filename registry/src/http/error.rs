@@ -7,7 +7,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use shared::{Digest, ErrorCode, InvalidDigest, InvalidReference};
 
 use super::body::Body;
-use super::respond::{Finish as _, Reply, reply};
+use super::respond::{Finish as _, Reply, reply, text_value};
 use crate::content::{
     ContentError, DeleteError, FinishError, PushError, ReceiveError, SessionError,
 };
@@ -60,10 +60,10 @@ impl ApiError {
         self
     }
 
-    pub(crate) fn method_not_allowed(allowed: &'static str) -> Self {
+    pub(crate) fn method_not_allowed(allowed: &str) -> Self {
         let message = format!("this endpoint knows {allowed}");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::Unsupported, message)
-            .with_header(header::ALLOW, HeaderValue::from_static(allowed))
+            .with_header(header::ALLOW, text_value(allowed))
     }
 
     pub(crate) fn no_such_endpoint() -> Self {

@@ -1,23 +1,19 @@
-//! HTTP: the distribution specification's endpoints, one file per section. The only folder that
-//! names actix.
+//! HTTP, the only folder that names actix. A request's way: [`route::Route::parse`],
+//! [`authorize::authorize`], [`endpoints::perform`].
 
-mod base;
-mod blobs;
+mod authorize;
 mod body;
 mod connection;
 pub(crate) mod edge;
+mod endpoints;
 mod error;
 mod in_flight;
 mod incoming;
-mod manifests;
 mod paging;
 mod range;
-mod referrers;
 mod respond;
 mod route;
 mod server;
-mod tags;
-mod uploads;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,8 +24,6 @@ use actix_web::HttpResponse;
 use actix_web::http::header::{
     self, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
-use actix_web::http::{Method, StatusCode};
-use shared::RepoName;
 
 use crate::content::Content;
 use crate::failpoint::fail_point;
@@ -40,8 +34,8 @@ use connection::Direct;
 use error::ApiError;
 use in_flight::InFlight;
 use incoming::Incoming;
-use respond::{API_VERSION, Finish as _, Reply, reply};
-use route::{Route, repo_name};
+use respond::{API_VERSION, Reply};
+use route::Route;
 
 pub use server::{Bound, Limits, Server, ServerError};
 
@@ -260,10 +254,9 @@ async fn dispatch(
     let route = state.route(listener, req.uri().path());
     let id = state.request_id(&req);
     let received = Arc::new(AtomicU64::new(0));
-    let method = req.method().clone();
     let mut exchange = Box::new(Exchange {
         id: Arc::clone(&id),
-        method: clip(method.as_str()),
+        method: clip(req.method().as_str()),
         handler: route.handler(),
         path: clip(req.uri().path()),
         repository: route.repository().map(clip),
@@ -283,7 +276,7 @@ async fn dispatch(
     let v2 = req.uri().path().trim_start_matches('/').starts_with("v2");
     let incoming = Incoming::new(body, received);
     let call = Call { state: Arc::clone(&state), req };
-    let answered = match answer(&call, route, &method, incoming).await {
+    let answered = match answer(&call, route, incoming).await {
         Ok(reply) => reply,
         Err(error) => error.into_reply(),
     };
@@ -323,56 +316,7 @@ fn clip(text: &str) -> String {
     }
 }
 
-async fn answer(
-    call: &Call,
-    route: Route,
-    method: &Method,
-    body: Incoming,
-) -> Result<Reply, ApiError> {
-    let allowed = route.allowed();
-    if method == Method::OPTIONS && !allowed.is_empty() {
-        return Ok(base::options(allowed));
-    }
-    if !allowed.is_empty() && !allowed.split(", ").any(|known| known == method.as_str()) {
-        return Err(ApiError::method_not_allowed(allowed));
-    }
-    let name = |name: String| -> Result<RepoName, ApiError> { repo_name(&name) };
-    match (route, method) {
-        (Route::Root, _) => Ok(reply(StatusCode::OK).empty().into()),
-        (Route::Base, _) => Ok(base::base()),
-        (Route::Catalog, _) => tags::catalog(call).await,
-        (Route::Health(probe), _) => Ok(base::health(call, probe)),
-        (Route::Checks, _) => Ok(base::checks(call)),
-        (Route::Metrics, _) => Ok(base::metrics(call).await),
-        (Route::Blob { name: n, digest }, &Method::DELETE) => {
-            blobs::delete(call, &name(n)?, &digest).await
-        }
-        (Route::Blob { name: n, digest }, _) => blobs::get(call, &name(n)?, &digest).await,
-        (Route::Uploads { name: n }, _) => uploads::start(call, &name(n)?, body).await,
-        (Route::Upload { name: n, id }, &Method::PATCH) => {
-            uploads::patch(call, &name(n)?, &id, body).await
-        }
-        (Route::Upload { name: n, id }, &Method::PUT) => {
-            uploads::put(call, &name(n)?, &id, body).await
-        }
-        (Route::Upload { name: n, id }, &Method::DELETE) => {
-            uploads::cancel(call, &name(n)?, &id).await
-        }
-        (Route::Upload { name: n, id }, _) => uploads::status(call, &name(n)?, &id).await,
-        (Route::Manifest { name: n, reference }, &Method::PUT) => {
-            manifests::put(call, &name(n)?, &reference, body).await
-        }
-        (Route::Manifest { name: n, reference }, &Method::DELETE) => {
-            manifests::delete(call, &name(n)?, &reference).await
-        }
-        (Route::Manifest { name: n, reference }, _) => {
-            manifests::get(call, &name(n)?, &reference).await
-        }
-        (Route::Tags { name: n }, _) => tags::list(call, &name(n)?).await,
-        (Route::Referrers { name: n, digest }, _) => {
-            referrers::list(call, &name(n)?, &digest).await
-        }
-        (Route::Unknown, _) => Err(ApiError::no_such_endpoint()),
-        (Route::Malformed, _) => Err(ApiError::malformed_path()),
-    }
+async fn answer(call: &Call, route: Route, body: Incoming) -> Result<Reply, ApiError> {
+    let task = authorize::authorize(call, route).await?;
+    endpoints::perform(call, task, body).await
 }

@@ -1,8 +1,6 @@
 //! Which endpoint a path names. Repository names may contain the words that paths are made of
 //! (`a/blobs/uploads` is a legal name), so paths are read from the right.
 
-use shared::RepoName;
-
 /// An endpoint of the specification, with the parts of its path as they came, percent-decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -49,6 +47,41 @@ pub(crate) enum Route {
     Unknown,
     /// What does not decode to text.
     Malformed,
+}
+
+/// An endpoint, without what its path names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Root,
+    Base,
+    Catalog,
+    Blob,
+    Uploads,
+    Upload,
+    Manifest,
+    Tags,
+    Referrers,
+    Health,
+    Checks,
+    Metrics,
+}
+
+impl Kind {
+    #[cfg(test)]
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Root,
+        Self::Base,
+        Self::Catalog,
+        Self::Blob,
+        Self::Uploads,
+        Self::Upload,
+        Self::Manifest,
+        Self::Tags,
+        Self::Referrers,
+        Self::Health,
+        Self::Checks,
+        Self::Metrics,
+    ];
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,17 +152,23 @@ impl Route {
         }
     }
 
-    /// The methods that the endpoint knows, as an `Allow` header has them.
-    pub(crate) fn allowed(&self) -> &'static str {
-        match self {
-            Self::Base | Self::Catalog | Self::Tags { .. } | Self::Referrers { .. } => "GET, HEAD",
-            Self::Root | Self::Health(_) | Self::Checks | Self::Metrics => "GET, HEAD",
-            Self::Blob { .. } => "GET, HEAD, DELETE",
-            Self::Uploads { .. } => "POST",
-            Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
-            Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
-            Self::Unknown | Self::Malformed => "",
-        }
+    /// Which endpoint it is; `None` where there is none.
+    pub(crate) fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Root => Kind::Root,
+            Self::Base => Kind::Base,
+            Self::Catalog => Kind::Catalog,
+            Self::Blob { .. } => Kind::Blob,
+            Self::Uploads { .. } => Kind::Uploads,
+            Self::Upload { .. } => Kind::Upload,
+            Self::Manifest { .. } => Kind::Manifest,
+            Self::Tags { .. } => Kind::Tags,
+            Self::Referrers { .. } => Kind::Referrers,
+            Self::Health(_) => Kind::Health,
+            Self::Checks => Kind::Checks,
+            Self::Metrics => Kind::Metrics,
+            Self::Unknown | Self::Malformed => return None,
+        })
     }
 
     /// The endpoint's name in metrics: distribution's, so that dashboards keep working.
@@ -178,11 +217,6 @@ impl Route {
             _ => None,
         }
     }
-}
-
-/// A repository name that came in a path or a query.
-pub(crate) fn repo_name(text: &str) -> Result<RepoName, super::error::ApiError> {
-    text.parse().map_err(super::error::ApiError::invalid_name)
 }
 
 /// Longest host taken from a client: a name of 253 bytes, a port. Source: RFC 1035 §2.3.4.
@@ -322,7 +356,7 @@ mod tests {
         let Route::Manifest { name, .. } = Route::parse("/v2/%2e%2e/manifests/x") else {
             panic!("a manifest path")
         };
-        assert!(repo_name(&name).is_err());
+        assert!(name.parse::<shared::RepoName>().is_err());
     }
 
     proptest::proptest! {

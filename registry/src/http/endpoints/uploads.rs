@@ -4,20 +4,27 @@ use actix_web::http::StatusCode;
 use actix_web::http::header;
 use shared::{Algorithm, Digest, ErrorCode, RepoName};
 
-use super::Call;
-use super::error::ApiError;
-use super::incoming::{BodyError, Incoming};
-use super::range::parse_content_range;
-use super::respond::{
+use crate::content::{ReceiveError, SessionError, Writer};
+use crate::http::Call;
+use crate::http::authorize::{Allowed, Create, Mount, Source};
+use crate::http::error::ApiError;
+use crate::http::incoming::{BodyError, Incoming};
+use crate::http::range::parse_content_range;
+use crate::http::respond::{
     CONTENT_DIGEST, Finish as _, Reply, UPLOAD_UUID, digest_value, reply, text_value,
 };
-use crate::content::{ReceiveError, SessionError, Writer};
 use crate::store::SessionId;
 
 /// `POST`: starts an upload, or pushes or mounts a whole blob.
-pub(super) async fn start(call: &Call, repo: &RepoName, body: Incoming) -> Result<Reply, ApiError> {
-    if let Some(digest) = call.query_first("mount")
-        && let Some(reply) = mount(call, repo, &digest).await?
+pub(super) async fn start(
+    call: &Call,
+    create: &Allowed<Create>,
+    wanted: Option<Mount>,
+    body: Incoming,
+) -> Result<Reply, ApiError> {
+    let repo = create.repository();
+    if let Some(wanted) = wanted
+        && let Some(reply) = mount(call, repo, &wanted).await?
     {
         return Ok(reply);
     }
@@ -48,27 +55,24 @@ pub(super) async fn start(call: &Call, repo: &RepoName, body: Incoming) -> Resul
 
 /// Links a blob of another repository. `None`: it cannot be, start an upload instead. The
 /// specification wants that answered like an upload, never as an error.
-async fn mount(call: &Call, repo: &RepoName, digest: &str) -> Result<Option<Reply>, ApiError> {
-    let digest: Digest = digest.parse().map_err(ApiError::invalid_digest)?;
-    let from = match call.query_first("from") {
-        Some(from) => match from.parse::<RepoName>() {
-            Ok(from) => Some(from),
-            Err(_) => return Ok(None),
-        },
-        None => None,
+async fn mount(call: &Call, repo: &RepoName, wanted: &Mount) -> Result<Option<Reply>, ApiError> {
+    let from = match &wanted.source {
+        Source::Anywhere => None,
+        Source::From(from) => Some(from),
+        Source::Nowhere => return Ok(None),
     };
-    let mounted = call.content().mount(repo, from.as_ref(), &digest).await?;
-    Ok(mounted.map(|_| created(call, repo, &digest)))
+    let mounted = call.content().mount(repo, from, &wanted.digest).await?;
+    Ok(mounted.map(|_| created(call, repo, &wanted.digest)))
 }
 
 /// `PATCH`: appends a chunk, or a stream.
 pub(super) async fn patch(
     call: &Call,
-    repo: &RepoName,
-    id: &str,
+    create: &Allowed<Create>,
+    id: SessionId,
     body: Incoming,
 ) -> Result<Reply, ApiError> {
-    let id = session(id)?;
+    let repo = create.repository();
     let writer = resume(call, repo, id).await?;
     let length = check_range(call, &writer, body.length())?;
     let writer = receive(call, repo, id, writer, length, body).await?;
@@ -79,11 +83,11 @@ pub(super) async fn patch(
 /// `PUT`: appends the last chunk, if any, and makes a blob of the upload.
 pub(super) async fn put(
     call: &Call,
-    repo: &RepoName,
-    id: &str,
+    create: &Allowed<Create>,
+    id: SessionId,
     body: Incoming,
 ) -> Result<Reply, ApiError> {
-    let id = session(id)?;
+    let repo = create.repository();
     let digest = call.query_first("digest").ok_or_else(|| {
         ApiError::bad_request(ErrorCode::DigestInvalid, "the request has no digest parameter")
     });
@@ -103,8 +107,12 @@ async fn finish(call: &Call, writer: Writer, digest: &Digest) -> Result<Reply, A
 }
 
 /// `GET`: how far an upload has come.
-pub(super) async fn status(call: &Call, repo: &RepoName, id: &str) -> Result<Reply, ApiError> {
-    let id = session(id)?;
+pub(super) async fn status(
+    call: &Call,
+    create: &Allowed<Create>,
+    id: SessionId,
+) -> Result<Reply, ApiError> {
+    let repo = create.repository();
     let offset = call.content().upload_offset(repo, id).await?;
     Ok(reply(StatusCode::NO_CONTENT)
         .insert_header((header::LOCATION, location(call, repo, id)))
@@ -115,13 +123,13 @@ pub(super) async fn status(call: &Call, repo: &RepoName, id: &str) -> Result<Rep
 }
 
 /// `DELETE`: gives an upload up.
-pub(super) async fn cancel(call: &Call, repo: &RepoName, id: &str) -> Result<Reply, ApiError> {
-    call.content().cancel_upload(repo, session(id)?).await?;
+pub(super) async fn cancel(
+    call: &Call,
+    create: &Allowed<Create>,
+    id: SessionId,
+) -> Result<Reply, ApiError> {
+    call.content().cancel_upload(create.repository(), id).await?;
     Ok(reply(StatusCode::NO_CONTENT).empty().into())
-}
-
-fn session(id: &str) -> Result<SessionId, ApiError> {
-    id.parse().map_err(|_| ApiError::upload_unknown())
 }
 
 async fn resume(call: &Call, repo: &RepoName, id: SessionId) -> Result<Writer, ApiError> {

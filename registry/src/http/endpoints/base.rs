@@ -5,11 +5,16 @@ use std::sync::atomic::Ordering;
 use actix_web::http::StatusCode;
 use actix_web::http::header;
 
-use super::Call;
-use super::body::Body;
-use super::respond::{Finish as _, Reply, reply};
-use super::route::Probe;
+use crate::http::Call;
+use crate::http::body::Body;
+use crate::http::respond::{Finish as _, Reply, reply};
+use crate::http::route::Probe;
 use crate::observe::{Form, Gauges};
+
+/// What load balancers and charts probe.
+pub(super) fn root() -> Reply {
+    reply(StatusCode::OK).empty().into()
+}
 
 pub(super) fn base() -> Reply {
     reply(StatusCode::OK)
@@ -20,7 +25,7 @@ pub(super) fn base() -> Reply {
 
 /// What an endpoint knows, without doing any of it: browsers ask before a page of another origin may
 /// do it, and never with credentials. The headers that let it are the operator's (`http.headers`).
-pub(super) fn options(allowed: &'static str) -> Reply {
+pub(super) fn options(allowed: &str) -> Reply {
     reply(StatusCode::OK).insert_header((header::ALLOW, allowed)).empty().into()
 }
 

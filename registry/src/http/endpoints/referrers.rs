@@ -1,21 +1,26 @@
 //! Who refers to a manifest (end-12).
 
 use actix_web::http::{StatusCode, header};
-use shared::{Digest, RepoName, media_type};
+use shared::{Digest, media_type};
 
-use super::Call;
-use super::body::Body;
-use super::error::ApiError;
-use super::paging::{encode, next_link};
-use super::respond::{Finish as _, OCI_FILTERS, Reply, reply};
 use crate::content::referrers_index;
+use crate::http::Call;
+use crate::http::authorize::{Allowed, Pull};
+use crate::http::body::Body;
+use crate::http::error::ApiError;
+use crate::http::paging::{encode, next_link};
+use crate::http::respond::{Finish as _, OCI_FILTERS, Reply, reply};
 
 /// Filters in one request at most.
 const TYPES_MAX: usize = 100;
 
 /// Never 404: a subject that is not there yet may have referrers.
-pub(super) async fn list(call: &Call, repo: &RepoName, digest: &str) -> Result<Reply, ApiError> {
-    let subject: Digest = digest.parse().map_err(ApiError::invalid_digest)?;
+pub(super) async fn list(
+    call: &Call,
+    pull: &Allowed<Pull>,
+    subject: &Digest,
+) -> Result<Reply, ApiError> {
+    let repo = pull.repository();
     let types: Vec<String> =
         call.query("artifactType").into_iter().filter(|text| !text.is_empty()).collect();
     if types.len() > TYPES_MAX {
@@ -25,7 +30,7 @@ pub(super) async fn list(call: &Call, repo: &RepoName, digest: &str) -> Result<R
         ));
     }
     let after = call.query_first("after");
-    let page = call.content().referrers(repo, &subject, &types, after.as_deref()).await?;
+    let page = call.content().referrers(repo, subject, &types, after.as_deref()).await?;
     let mut builder = reply(StatusCode::OK);
     builder.insert_header((header::CONTENT_TYPE, media_type::OCI_INDEX));
     if !types.is_empty() {

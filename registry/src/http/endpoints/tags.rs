@@ -2,15 +2,17 @@
 
 use actix_web::http::{StatusCode, header};
 use serde_json::json;
-use shared::{ErrorCode, RepoName};
+use shared::ErrorCode;
 
-use super::Call;
-use super::body::Body;
-use super::error::ApiError;
-use super::paging::{encode, next_link, page_size};
-use super::respond::{Finish as _, Reply, reply};
+use crate::http::Call;
+use crate::http::authorize::{Allowed, Caller, Pull};
+use crate::http::body::Body;
+use crate::http::error::ApiError;
+use crate::http::paging::{encode, next_link, page_size};
+use crate::http::respond::{Finish as _, Reply, reply};
 
-pub(super) async fn list(call: &Call, repo: &RepoName) -> Result<Reply, ApiError> {
+pub(super) async fn list(call: &Call, pull: &Allowed<Pull>) -> Result<Reply, ApiError> {
+    let repo = pull.repository();
     let n = page_size(call.query_first("n").as_deref(), call.state.settings.tags_max)?;
     let last = call.query_first("last").filter(|last| !last.is_empty());
     let page = call.content().tags(repo, last.as_deref(), n).await?.ok_or_else(|| {
@@ -23,7 +25,7 @@ pub(super) async fn list(call: &Call, repo: &RepoName) -> Result<Reply, ApiError
     Ok(reply_list(json!({ "name": repo, "tags": page.entries }), next))
 }
 
-pub(super) async fn catalog(call: &Call) -> Result<Reply, ApiError> {
+pub(super) async fn catalog(call: &Call, _: &Caller) -> Result<Reply, ApiError> {
     let n = page_size(call.query_first("n").as_deref(), call.state.settings.catalog_max)?;
     let last = call.query_first("last").filter(|last| !last.is_empty());
     let page = call.content().repositories(last.as_deref(), n).await?;

@@ -14,36 +14,41 @@ use rustix::io::ReadWriteFlags;
 use shared::{Digest, RepoName};
 use uuid::Uuid;
 
-use super::Call;
-use super::body::{Body, FilePart, Part};
-use super::error::ApiError;
-use super::range::Wanted;
-use super::respond::{CONTENT_DIGEST, Finish as _, Reply, digest_value, reply};
 use crate::content::{DeleteError, OpenBlob};
+use crate::http::Call;
+use crate::http::authorize::{Allowed, Delete, Pull};
+use crate::http::body::{Body, FilePart, Part};
+use crate::http::error::ApiError;
+use crate::http::range::Wanted;
+use crate::http::respond::{CONTENT_DIGEST, Finish as _, Reply, digest_value, reply};
 
 /// Up to here a blob in memory is read at once: two system calls are then dearer than a copy.
 const INLINE_BYTES: u64 = 16 << 10;
 
-pub(super) async fn get(call: &Call, repo: &RepoName, digest: &str) -> Result<Reply, ApiError> {
-    let digest: Digest = digest.parse().map_err(ApiError::invalid_digest)?;
+pub(super) async fn get(
+    call: &Call,
+    pull: &Allowed<Pull>,
+    digest: &Digest,
+) -> Result<Reply, ApiError> {
+    let repo = pull.repository();
     let head = call.req.method() == Method::HEAD;
     if head {
         // A client that is told "it is here" skips its upload: the blob must stay for a while.
-        let blob = call.content().promise_blob(repo, &digest).await?;
-        let blob = blob.ok_or_else(|| ApiError::blob_unknown(&digest))?;
-        return Ok(head_reply(call, &digest, blob.size()));
+        let blob = call.content().promise_blob(repo, digest).await?;
+        let blob = blob.ok_or_else(|| ApiError::blob_unknown(digest))?;
+        return Ok(head_reply(call, digest, blob.size()));
     }
-    let open = call.content().open_blob(repo, &digest).await?;
-    let open = open.ok_or_else(|| ApiError::blob_unknown(&digest))?;
+    let open = call.content().open_blob(repo, digest).await?;
+    let open = open.ok_or_else(|| ApiError::blob_unknown(digest))?;
     let size = open.blob.size();
-    if not_modified(call, &digest) {
-        return Ok(not_modified_reply(&digest));
+    if not_modified(call, digest) {
+        return Ok(not_modified_reply(digest));
     }
-    match wanted(call, &digest, size) {
-        Wanted::All => Ok(whole_or_part(call, repo, &digest, open, None)),
+    match wanted(call, digest, size) {
+        Wanted::All => Ok(whole_or_part(call, repo, digest, open, None)),
         Wanted::Parts(parts) => match parts[..] {
-            [part] => Ok(whole_or_part(call, repo, &digest, open, Some(part))),
-            _ => Ok(several(call, repo, &digest, open, &parts)),
+            [part] => Ok(whole_or_part(call, repo, digest, open, Some(part))),
+            _ => Ok(several(call, repo, digest, open, &parts)),
         },
         Wanted::Unsatisfiable => Err(unsatisfiable(size)),
     }
@@ -191,11 +196,14 @@ fn read_in_memory(file: impl AsFd, offset: u64, length: u64) -> Option<Bytes> {
     (read == buffer.len()).then(|| buffer.into())
 }
 
-pub(super) async fn delete(call: &Call, repo: &RepoName, digest: &str) -> Result<Reply, ApiError> {
-    let digest: Digest = digest.parse().map_err(ApiError::invalid_digest)?;
-    match call.content().delete_blob(repo, &digest).await {
+pub(super) async fn delete(
+    call: &Call,
+    delete: &Allowed<Delete>,
+    digest: &Digest,
+) -> Result<Reply, ApiError> {
+    match call.content().delete_blob(delete.repository(), digest).await {
         Ok(()) => Ok(reply(StatusCode::ACCEPTED).empty().into()),
-        Err(DeleteError::Unknown) => Err(ApiError::blob_unknown(&digest)),
+        Err(DeleteError::Unknown) => Err(ApiError::blob_unknown(digest)),
         Err(error) => Err(error.into()),
     }
 }
