@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use registry::records::sqlite::{Options, SqliteRecords};
-use registry::records::{Child, ChildKind, Missing, PutManifest, Records, Referrer, ReviewScope};
+use registry::records::{
+    Child, ChildKind, Missing, Publish, PutManifest, Records, Referrer, ReviewScope,
+};
 use shared::{Digest, Reference, RepoName};
 
 /// Bytes of a manifest: an image of a dozen layers.
@@ -82,7 +84,10 @@ async fn fill(records: &Arc<SqliteRecords>, manifests: usize, repositories: usiz
                 let repo: RepoName = format!("fill/r{}", serial % repositories).parse().unwrap();
                 for n in 0..CHILDREN {
                     if n == 0 || serial < repositories {
-                        records.link_published(&repo, &blob(&repo, serial, n), 1000).await.unwrap();
+                        records
+                            .publish(Publish::file(&repo, &blob(&repo, serial, n), 1000))
+                            .await
+                            .unwrap();
                     }
                 }
                 let tags = [format!("v{}", serial / repositories)];

@@ -11,6 +11,8 @@ pub mod edge;
 mod failpoint;
 pub mod http;
 pub mod observe;
+mod open;
+mod pool;
 pub mod privileges;
 pub mod records;
 mod serve;
@@ -18,4 +20,5 @@ pub mod store;
 mod sys;
 pub mod tls;
 
+pub use open::OpenError;
 pub use serve::{ServeError, Started, serve, start};

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use registry::admin::AdminCommand;
 use registry::config::{Config, ConfigError, Loaded};
 use registry::tls::{self, Tls};
-use registry::{ServeError, observe};
+use registry::{OpenError, ServeError, observe};
 
 /// Exit code for a configuration that cannot be served. Source: sysexits(3), `EX_CONFIG`.
 const EXIT_CONFIG: u8 = 78;
@@ -219,9 +219,12 @@ fn serve(args: ServeArgs) -> ExitCode {
             match error {
                 ServeError::Privileges(_)
                 | ServeError::Tls(_)
-                | ServeError::Store(_)
-                | ServeError::Records(_) => ExitCode::from(EXIT_CONFIG),
-                ServeError::Server(_) | ServeError::Runtime(_) => ExitCode::FAILURE,
+                | ServeError::Open(OpenError::Store(_) | OpenError::Records(_)) => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
+                ServeError::Open(OpenError::Io(_))
+                | ServeError::Server(_)
+                | ServeError::Runtime(_) => ExitCode::FAILURE,
             }
         }
     }

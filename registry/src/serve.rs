@@ -11,14 +11,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin;
 use crate::config::{Config, Purge};
+use crate::content::Content;
 use crate::content::collect::Collector;
 use crate::content::scrub::Scrub;
-use crate::content::{Content, backup};
 use crate::http::{Bound, Server, ServerError, State};
 use crate::observe::{self, Metrics};
+use crate::open::{OpenError, Opened, open};
 use crate::privileges::{self, PrivilegeError};
-use crate::records::{Records, sqlite};
-use crate::store::{Disk, OpenError};
+use crate::records::Records;
 use crate::tls::{self, Clients, Tls, TlsError};
 
 /// Why the registry does not serve.
@@ -29,9 +29,7 @@ pub enum ServeError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
-    Store(#[from] OpenError),
-    #[error(transparent)]
-    Records(#[from] sqlite::OpenError),
+    Open(#[from] OpenError),
     #[error(transparent)]
     Server(#[from] ServerError),
     #[error("the runtime failed: {0}")]
@@ -91,8 +89,7 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
     let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
     // The directory's lock before the port: while another process holds it, clients must be refused
     // at once instead of waiting in the queue of a port that nobody answers on.
-    let disk = Arc::new(Disk::open(&config.root, &config.store)?);
-    backup::adopt(&config.root)?;
+    let Opened { store, records, upkeep } = open(config, config.store.wait_for_lock)?;
     let bound = sockets.registry.map_or_else(|| Bound::new(&config.addr), Ok)?;
     let address = bound.address()?;
     let debug = match (sockets.debug, &config.http.debug) {
@@ -100,13 +97,7 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
         (bound, _) => bound,
     };
     let debug_address = debug.as_ref().map(Bound::address).transpose()?;
-    let options = sqlite::Options {
-        review_delay: config.gc.review_delay,
-        commits: Some(disk.timings().commit.clone()),
-        ..sqlite::Options::default()
-    };
-    let records: Arc<dyn Records> = Arc::new(sqlite::SqliteRecords::open(&config.root, &options)?);
-    let content = Content::new(disk, Arc::clone(&records), config.policy);
+    let content = Content::new(store, Arc::clone(&records), upkeep, config.policy);
     let collector = Arc::new(Collector::new(content.clone(), config.gc));
     let scrub = Arc::new(Scrub::new(content.clone(), config.scrub));
     let mut metrics = Metrics::default();
@@ -170,6 +161,7 @@ impl Started {
         for task in [purge, watch].into_iter().flatten() {
             task.abort();
         }
+        self.state.content().store().settled().await;
         // Left as after a crash when a write has failed: the next start then looks for what that
         // write has left behind.
         if self.state.content().writes_refused().is_some() {

@@ -15,8 +15,9 @@ use super::{Command, EXIT_DAMAGE, Line, Store, socket, words};
 use crate::config::Config;
 use crate::content::collect::Collector;
 use crate::content::{Content, backup};
+use crate::open::{OpenError, Opened, open};
 use crate::records::{Records, sqlite};
-use crate::store::Disk;
+use crate::store::disk::{self, Disk};
 
 /// Exit code for a store that cannot be opened. Source: sysexits(3), `EX_CONFIG`.
 const EXIT_CONFIG: u8 = 78;
@@ -211,12 +212,10 @@ pub fn execute(command: AdminCommand, config: &Config) -> ExitCode {
         Err(error) => {
             eprintln!("registry: {}", chain(&error));
             match error {
-                Failure::Records(error) if checking && error.is_damage() => {
+                Failure::Open(OpenError::Records(error)) if checking && error.is_damage() => {
                     ExitCode::from(EXIT_DAMAGE)
                 }
-                Failure::Store(_) | Failure::Records(_) | Failure::NoStore(_) => {
-                    ExitCode::from(EXIT_CONFIG)
-                }
+                Failure::Open(_) | Failure::NoStore(_) => ExitCode::from(EXIT_CONFIG),
                 Failure::Io(_) | Failure::Restore(_) => ExitCode::FAILURE,
             }
         }
@@ -227,9 +226,7 @@ pub fn execute(command: AdminCommand, config: &Config) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Store(#[from] crate::store::OpenError),
-    #[error(transparent)]
-    Records(#[from] sqlite::OpenError),
+    Open(#[from] OpenError),
     #[error("{} holds no registry's data: name its directory with --root", .0.display())]
     NoStore(PathBuf),
     #[error(transparent)]
@@ -254,7 +251,7 @@ async fn anywhere(command: &Command, config: &Config) -> Result<u8, Failure> {
     if !config.root.join(sqlite::DATABASE).exists() {
         return Err(Failure::NoStore(config.root.clone()));
     }
-    let (store, records) = open(config)?;
+    let (store, records) = open_store(config)?;
     let (lines, mut receiver) = mpsc::channel(socket::LINES);
     let printing = async move {
         let mut exit = 1;
@@ -274,20 +271,16 @@ async fn anywhere(command: &Command, config: &Config) -> Result<u8, Failure> {
 }
 
 /// Opens the store as the server would; waits for nobody.
-fn open(config: &Config) -> Result<(Store, Arc<dyn Records>), Failure> {
-    let options = crate::store::Options { wait_for_lock: Duration::ZERO, ..config.store.clone() };
-    let disk = Arc::new(Disk::open(&config.root, &options)?);
-    let options =
-        sqlite::Options { review_delay: config.gc.review_delay, ..sqlite::Options::default() };
-    let records: Arc<dyn Records> = Arc::new(sqlite::SqliteRecords::open(&config.root, &options)?);
-    let content = Content::new(disk, Arc::clone(&records), config.policy);
+fn open_store(config: &Config) -> Result<(Store, Arc<dyn Records>), Failure> {
+    let Opened { store, records, upkeep } = open(config, Duration::ZERO)?;
+    let content = Content::new(store, Arc::clone(&records), upkeep, config.policy);
     let collector = Arc::new(Collector::new(content.clone(), config.gc));
     Ok((Store { content, collector }, records))
 }
 
 fn restore(directory: &Path, config: &Config) -> Result<u8, Failure> {
-    let options = crate::store::Options { wait_for_lock: Duration::ZERO, ..config.store.clone() };
-    let disk = Disk::open(&config.root, &options)?;
+    let options = disk::Options { wait_for_lock: Duration::ZERO, ..config.store.clone() };
+    let disk = Disk::open(&config.root, &options).map_err(OpenError::from)?;
     let mut said = std::time::Instant::now();
     let copied = backup::restore(directory, &disk, |copied| {
         if said.elapsed() > Duration::from_secs(5) {

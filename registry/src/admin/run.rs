@@ -271,7 +271,7 @@ impl Run<'_> {
         }
         if everything && !json {
             let waiting = records.waiting().await?;
-            let total = records.totals().await?.blob_bytes;
+            let total = records.totals().await?.unwrap_or_default().blob_bytes;
             self.out(format!(
                 "{} of blobs are stored; {} of them nobody names",
                 bytes(total),

@@ -18,8 +18,9 @@ use self::file::File;
 pub use self::load::ConfigError;
 use crate::content::{Policy, collect, scrub};
 use crate::http::{Limits, Settings};
+use crate::observe;
 use crate::records::Missing;
-use crate::{observe, store};
+use crate::store::disk;
 
 /// Reads a duration as configuration has it: `1h30m`, or plain seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -41,7 +42,7 @@ pub struct Config {
     pub policy: Policy,
     pub gc: collect::Settings,
     pub scrub: scrub::Settings,
-    pub store: store::Options,
+    pub store: disk::Options,
     /// `None`: uploads stay until they are finished or cancelled.
     pub purge: Option<Purge>,
     /// Threads that serve; `None` is one per processor.
@@ -79,7 +80,7 @@ impl Default for Config {
             policy: Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false },
             gc: collect::Settings::default(),
             scrub: scrub::Settings::default(),
-            store: store::Options { wait_for_lock: limits.drain, ..store::Options::default() },
+            store: disk::Options { wait_for_lock: limits.drain, ..disk::Options::default() },
             purge: Some(Purge { age: 24 * HOUR, interval: HOUR }),
             workers: None,
         }

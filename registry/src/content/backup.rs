@@ -25,11 +25,13 @@ use rustix::fs::FlockOperation;
 use shared::{Algorithm, Digest, Hasher};
 
 use super::collect::Collector;
-use super::{Content, ContentError, blocking};
+use super::{Content, ContentError};
 use crate::failpoint::fail_point;
+use crate::pool::{Died, blocking};
 use crate::records::sqlite::{self, DATABASE};
 use crate::records::{BlobRecord, BlobState, RecordsError};
-use crate::store::{Disk, StoreError, open_regular};
+use crate::store::StoreError;
+use crate::store::disk::{Disk, open_regular};
 
 /// Blobs looked up at a time.
 const PAGE: usize = 200;
@@ -82,10 +84,18 @@ pub enum BackupError {
     Busy(PathBuf),
     #[error("cannot {what} {}: {source}", .path.display())]
     Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("only a registry on a disk can be copied so")]
+    NoDisk,
     #[error("the copy of the records cannot be used: {0}")]
     Records(#[from] sqlite::OpenError),
     #[error(transparent)]
     Content(#[from] ContentError),
+}
+
+impl From<Died> for BackupError {
+    fn from(died: Died) -> Self {
+        Self::Content(died.into())
+    }
 }
 
 impl From<RecordsError> for BackupError {
@@ -233,14 +243,15 @@ pub async fn backup(
     target: &Path,
     mut progress: impl FnMut(&Copied),
 ) -> Result<Copied, BackupError> {
+    let (disk, records) = content.upkeep.both().ok_or(BackupError::NoDisk)?;
     let _held = collector.hold().await;
-    let (root, place) = (content.disk.root().to_owned(), target.to_owned());
+    let (root, place) = (disk.root().to_owned(), target.to_owned());
     let target = Arc::new(blocking(move || Target::open(&root, &place)).await??);
     let own = Arc::clone(&target);
     blocking(move || own.clear_staging())
         .await?
         .map_err(|source| failed("create the backup's directory", source))?;
-    content.records.backup(&target.staging()).await?;
+    records.backup(&target.staging()).await?;
     let own = Arc::clone(&target);
     blocking(move || own.mark()).await??;
 
@@ -263,7 +274,7 @@ pub async fn backup(
                 }
             }
             names.insert(blob.digest.clone());
-            copy_one(content, blob, target.path(), &mut copied).await?;
+            copy_one(content, disk, blob, target.path(), &mut copied).await?;
             progress(&copied);
         }
     }
@@ -275,11 +286,12 @@ pub async fn backup(
 
 async fn copy_one(
     content: &Content,
+    disk: &Arc<Disk>,
     blob: BlobRecord,
     target: &Path,
     copied: &mut Copied,
 ) -> Result<(), ContentError> {
-    let (disk, root, name) = (Arc::clone(&content.disk), target.to_owned(), blob.digest.clone());
+    let (disk, root, name) = (Arc::clone(disk), target.to_owned(), blob.digest.clone());
     let size = blob.size;
     let result = blocking(move || copy_blob(&disk.blob_path(&name), &root, &name, size)).await?;
     match result.map_err(|source| failed("copy a blob", source))? {

@@ -1,22 +1,12 @@
 //! Blobs of a repository: reading, mounting, unlinking.
 
-use std::fs::File;
-use std::io;
-use std::sync::Arc;
+use std::ops::Range;
 
 use shared::{Digest, RepoName};
 
-use super::{Content, ContentError, DeleteError, blocking};
-use crate::failpoint::fail_point;
+use super::{Content, ContentError, DeleteError};
 use crate::records::RepoBlob;
-use crate::store::{Rotten, StoreError};
-
-/// A blob that is open for reading. The file stays readable when the blob is removed meanwhile.
-#[derive(Debug)]
-pub struct OpenBlob {
-    pub file: File,
-    pub blob: RepoBlob,
-}
+use crate::store::Source;
 
 impl Content {
     /// Proof that `repo` holds `digest`, for a client that may skip its upload because of it.
@@ -31,55 +21,51 @@ impl Content {
         repo: &RepoName,
         digest: &Digest,
     ) -> Result<Option<RepoBlob>, ContentError> {
-        let Some(blob) = self.records.find_blob(repo, digest).await? else { return Ok(None) };
         // A read-only store cannot rescue, and cannot collect either.
-        if blob.condemned()
-            && self.writable().is_ok()
-            && !self.records.rescue_blob(repo, digest).await?
-        {
-            return Ok(None);
-        }
-        Ok(Some(blob))
+        let may_write = self.writable().is_ok();
+        Ok(self.records.promise_blob(repo, digest, may_write).await?)
     }
 
-    /// Opens a blob of `repo`. Writes nothing.
+    /// Proof that `repo` holds `digest`, for a client that reads it. Writes nothing.
     ///
     /// # Errors
-    /// When records or disk fail; a blob that is not there is `None`.
-    pub async fn open_blob(
+    /// When the records fail; a blob that is not there is `None`.
+    pub async fn find_blob(
         &self,
         repo: &RepoName,
         digest: &Digest,
-    ) -> Result<Option<OpenBlob>, ContentError> {
-        // Twice: between the look-up and the open a collector may remove the file and a pusher
-        // publish it again.
-        for _ in 0..2 {
-            let Some(blob) = self.records.find_blob(repo, digest).await? else { return Ok(None) };
-            let rotten = match self.open_file(digest).await? {
-                Ok(file) => match file.metadata().map_err(unreadable)?.len() {
-                    length if length == blob.size() => return Ok(Some(OpenBlob { file, blob })),
-                    // Sent as it is it would be a short answer, or an endless one.
-                    length => Rotten::Length(length),
-                },
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Rotten::Absent,
-                Err(source) => return Err(unreadable(source).into()),
-            };
-            if self.meet_rot(repo, digest, blob.size(), rotten).await {
-                return Ok(None);
-            }
-        }
-        Ok(None)
+    ) -> Result<Option<RepoBlob>, ContentError> {
+        Ok(self.records.find_blob(repo, digest).await?)
     }
 
-    /// What is at hand is opened here: the pool may be full of those who wait for the disk.
-    async fn open_file(&self, digest: &Digest) -> Result<io::Result<File>, ContentError> {
-        if let Some(file) = self.disk.open_blob_in_memory(digest)
-            && !fail_point!("open-in-memory", off)
-        {
-            return Ok(Ok(file));
+    /// Opens `range` of a blob of `repo`, or all of it. `redirect`: whether the client may be sent
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// When records or store fail; a blob that is not there is `None`.
+    pub async fn open_blob(
+        &self,
+        repo: &RepoName,
+        mut blob: RepoBlob,
+        range: Range<u64>,
+        redirect: bool,
+    ) -> Result<Option<Source>, ContentError> {
+        // Twice: between the look-up and the open a collector may remove the bytes and a pusher
+        // publish them again.
+        for _ in 0..2 {
+            let rotten = match self.store.open(&blob, range.clone(), redirect).await? {
+                Ok(source) => return Ok(Some(source)),
+                Err(rotten) => rotten,
+            };
+            let Some(now) = self.records.find_again(repo, &blob).await? else { return Ok(None) };
+            if now.place() == blob.place()
+                && self.meet_rot(repo, blob.digest(), blob.size(), rotten).await
+            {
+                return Ok(None);
+            }
+            blob = now;
         }
-        let (disk, name) = (Arc::clone(&self.disk), digest.clone());
-        blocking(move || disk.open_blob(&name)).await
+        Ok(None)
     }
 
     /// Links a blob of another repository (of any, without `from`) to `to`, durably. `None`: not
@@ -109,8 +95,4 @@ impl Content {
             Err(DeleteError::Unknown)
         }
     }
-}
-
-fn unreadable(source: io::Error) -> StoreError {
-    StoreError::Io { what: "open the blob", source }
 }

@@ -18,10 +18,11 @@ use prometheus_client::metrics::gauge::Gauge;
 use shared::{Digest, RepoName};
 use tokio::sync::{Mutex, MutexGuard};
 
-use super::{Content, ContentError, blocking, run_to_end, slow};
+use super::{Content, ContentError};
 use crate::failpoint::fail_point;
-use crate::records::{GcTime, ReviewScope};
-use crate::store::SHARDS;
+use crate::pool::{blocking, run_to_end};
+use crate::records::{GcTime, Place, ReviewScope};
+use crate::store::disk::SHARDS;
 
 /// Reviews settled in one change. A change this long takes a few milliseconds of the writer.
 const REVIEWS_PER_CHANGE: usize = 256;
@@ -257,18 +258,17 @@ impl Collector {
             let _guard = if fail_point!("collect-lock", off) {
                 None
             } else {
-                Some(content.locks.lock(&digest).await)
+                Some(content.store.lock(&digest).await)
             };
             let known = content.records.find_blobs(std::slice::from_ref(&digest)).await?;
             let Some(Some(blob)) = known.into_iter().next() else { return Ok(None) };
-            if !content.records.begin_removal(&digest).await? {
+            let Some(place) = content.records.begin_removal(&digest).await? else {
                 return Ok(None);
-            }
+            };
             fail_point!("collect-begun");
-            let (disk, name) = (Arc::clone(&content.disk), digest.clone());
-            slow(move || disk.remove_blob(&name)).await??;
+            content.store.remove(&digest, &place).await?;
             fail_point!("collect-unlinked");
-            content.records.end_removal(&digest).await?;
+            content.records.end_removal(&digest, &place).await?;
             fail_point!("collect-ended");
             Ok(Some(blob.size))
         })
@@ -299,7 +299,8 @@ impl Collector {
     /// # Errors
     /// When records or disk fail; the next start begins again.
     pub async fn sweep(&self) -> Result<(), ContentError> {
-        for shard in 0..SHARDS {
+        let shards = self.content.upkeep.disk().map_or(0, |_| SHARDS);
+        for shard in 0..shards {
             for (digest, bytes) in self.unknown_files(shard).await? {
                 if self.remove_unknown(digest.clone()).await? {
                     tracing::info!(%digest, bytes, "removed a file that a crash or a failure had left");
@@ -313,7 +314,7 @@ impl Collector {
 
     /// Files of a shard that no record knows, or not yet: [`Self::remove_unknown`] finds out.
     async fn unknown_files(&self, shard: usize) -> Result<Vec<(Digest, u64)>, ContentError> {
-        let disk = Arc::clone(&self.content.disk);
+        let Some(disk) = self.content.upkeep.disk().cloned() else { return Ok(Vec::new()) };
         let found = blocking(move || disk.list_shard(shard)).await?;
         let found = found
             .map_err(|source| crate::store::StoreError::Io { what: "list the blobs", source })?;
@@ -349,14 +350,13 @@ impl Collector {
     async fn with_unknown(&self, digest: Digest, remove: bool) -> Result<bool, ContentError> {
         let content = self.content.clone();
         run_to_end(async move {
-            let _guard = content.locks.lock(&digest).await;
+            let _guard = content.store.lock(&digest).await;
             let known = content.records.find_blobs(std::slice::from_ref(&digest)).await?;
             if known.iter().any(Option::is_some) {
                 return Ok(false);
             }
             if remove {
-                let disk = Arc::clone(&content.disk);
-                blocking(move || disk.remove_blob(&digest)).await??;
+                content.store.remove(&digest, &Place::File).await?;
             }
             Ok(true)
         })

@@ -18,9 +18,11 @@ use serde::Serialize;
 use shared::Digest;
 
 use super::collect::Collector;
-use super::{Content, ContentError, blocking};
+use super::{Content, ContentError};
+use crate::pool::blocking;
 use crate::records::{BlobRecord, BlobState, CheckCursor, Fault, RecordsError};
-use crate::store::{Found, Rotten, SHARDS, StoreError};
+use crate::store::disk::{Found, SHARDS};
+use crate::store::{Rotten, StoreError};
 
 /// Records per step: short enough that a live server's writer is not kept waiting.
 const PAGE: usize = 500;
@@ -170,18 +172,15 @@ impl Check<'_> {
     }
 
     async fn live_blob(&mut self, blob: &BlobRecord) -> Result<(), CheckError> {
-        let (disk, digest, size) = (Arc::clone(&self.content.disk), blob.digest.clone(), blob.size);
-        let quick = self.options.quick;
-        let looked = blocking(move || {
-            if quick {
-                disk.look_at_blob(&digest, size)
-            } else {
-                disk.verify_blob(&digest, size, |_| true)
-            }
-        });
+        let store = self.content.store();
+        let looked = if self.options.quick {
+            store.look_at(blob).await
+        } else {
+            store.verify(blob, Box::new(|_| true)).await
+        };
         self.summary.bytes += blob.size;
         let digest = &blob.digest;
-        let why = match looked.await? {
+        let why = match looked {
             Ok(None) => return Ok(()),
             Ok(Some(Rotten::Absent)) => "its file is missing".to_owned(),
             Ok(Some(Rotten::Length(bytes))) => {
@@ -189,6 +188,7 @@ impl Check<'_> {
             }
             Ok(Some(Rotten::Content)) => "its bytes do not match its digest".to_owned(),
             Err(error) => {
+                let error = std::error::Error::source(&error).unwrap_or(&error);
                 let text = format!("{digest}: its file cannot be read: {error}");
                 let severity = Severity::Damage;
                 return self
@@ -228,9 +228,12 @@ impl Check<'_> {
 
     /// Files without a record.
     async fn files(&mut self) -> Result<(), CheckError> {
+        let Some(disk) = self.content.upkeep.disk().cloned() else { return Ok(()) };
         for shard in 0..SHARDS {
-            let disk = Arc::clone(&self.content.disk);
-            let found = blocking(move || disk.list_shard(shard)).await?.map_err(|source| {
+            let disk = Arc::clone(&disk);
+            let found =
+                blocking(move || disk.list_shard(shard)).await.map_err(ContentError::from)?;
+            let found = found.map_err(|source| {
                 ContentError::from(StoreError::Io { what: "list the blobs", source })
             })?;
             self.summary.files += found.len() as u64;

@@ -8,8 +8,9 @@ use prometheus_client::metrics::counter::Counter;
 use shared::{Algorithm, Digest, Reference, RepoName, Tag};
 
 use super::check::{Checked, check};
-use super::{Content, ContentError, InvalidManifest, slow};
+use super::{Content, ContentError, InvalidManifest};
 use crate::failpoint::fail_point;
+use crate::pool::slow;
 use crate::records::{Page, PutManifest, PutManifestError, StoredManifest};
 
 /// Why a manifest was not stored.
@@ -80,7 +81,7 @@ impl Content {
         bytes: Bytes,
     ) -> Result<Pushed, PushError> {
         self.writable()?;
-        self.disk.ready_for_writes().map_err(ContentError::from)?;
+        self.store.ready().map_err(ContentError::from)?;
         let algorithm = match reference {
             Reference::Digest(digest) => digest.algorithm(),
             Reference::Tag(_) => Algorithm::Sha256,
@@ -97,7 +98,7 @@ impl Content {
         let read = move || read_manifest(algorithm, named.as_ref(), content_type.as_deref(), &read);
         // The largest ones take a worker's time for everybody on it.
         let (digest, checked) = if size > INLINE_BYTES && !fail_point!("read-on-pool", off) {
-            slow(read).await??
+            slow(read).await.map_err(ContentError::from)??
         } else {
             read()?
         };

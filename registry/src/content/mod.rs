@@ -8,12 +8,11 @@ mod blobs;
 mod check;
 pub mod collect;
 pub mod fsck;
-mod locks;
 mod manifests;
 mod referrers;
 pub mod rot;
 pub mod scrub;
-mod sessions;
+mod upkeep;
 mod uploads;
 
 use std::sync::Arc;
@@ -21,20 +20,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use shared::{Digest, RepoName};
-use tokio::sync::Semaphore;
 
 use crate::failpoint::fail_point;
-use crate::records::{Missing, Records, RecordsError};
-use crate::store::{Disk, SessionId, StoreError};
+use crate::pool::Died;
+use crate::records::{Kept, Missing, Place, Publish, Records, RecordsError};
+use crate::store::{Sealed, Store, StoreError};
 
-pub use blobs::OpenBlob;
+pub use crate::records::RepoBlob;
+pub use crate::store::{Source, UploadId};
 pub use check::InvalidManifest;
-pub use locks::DigestLocks;
 pub use manifests::{CacheTotals, DeleteError, PushError, Pushed};
 pub use referrers::referrers_index;
-use sessions::Outcome;
-pub use sessions::{SessionError, UploadOutcomes, Writer};
-pub use uploads::{FinishError, ReceiveError};
+pub use upkeep::Upkeep;
+pub use uploads::{FinishError, ReceiveError, SessionError, Writer};
 
 /// Reads a manifest and forgets it, for [`crate::edge`].
 pub(crate) fn read_manifest(bytes: &[u8], digest: &Digest) {
@@ -62,9 +60,12 @@ pub enum ContentError {
     /// The operator allows no writes.
     #[error("the registry is in read-only maintenance")]
     Maintenance,
-    /// A task of ours died.
-    #[error("an internal task failed")]
-    Task,
+}
+
+impl From<Died> for ContentError {
+    fn from(died: Died) -> Self {
+        Self::Store(died.into())
+    }
 }
 
 /// What went wrong and is not over.
@@ -82,10 +83,9 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// The content of one registry. Cheap to clone.
 #[derive(Clone)]
 pub struct Content {
-    pub(crate) disk: Arc<Disk>,
-    pub(crate) records: Arc<dyn Records>,
-    pub(crate) locks: Arc<DigestLocks>,
-    sessions: Arc<sessions::Sessions>,
+    store: Arc<dyn Store>,
+    records: Arc<dyn Records>,
+    upkeep: Upkeep,
     cache: Arc<manifests::Cache>,
     rot: Arc<rot::Totals>,
     health: Arc<Health>,
@@ -94,17 +94,21 @@ pub struct Content {
 
 impl std::fmt::Debug for Content {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Content").field("disk", &self.disk).finish_non_exhaustive()
+        f.debug_struct("Content").field("store", &self.store).finish_non_exhaustive()
     }
 }
 
 impl Content {
-    pub fn new(disk: Arc<Disk>, records: Arc<dyn Records>, policy: Policy) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        records: Arc<dyn Records>,
+        upkeep: Upkeep,
+        policy: Policy,
+    ) -> Self {
         Self {
-            sessions: Arc::new(sessions::Sessions::new(Arc::clone(&disk))),
-            disk,
+            store,
             records,
-            locks: Arc::default(),
+            upkeep,
             cache: Arc::default(),
             rot: Arc::default(),
             health: Arc::default(),
@@ -116,8 +120,8 @@ impl Content {
         self.policy
     }
 
-    pub fn disk(&self) -> &Disk {
-        &self.disk
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// How often manifests were found in memory.
@@ -130,19 +134,14 @@ impl Content {
         &self.rot
     }
 
-    /// How uploads ended.
-    pub fn upload_outcomes(&self) -> &UploadOutcomes {
-        self.sessions.outcomes()
-    }
-
     pub fn records(&self) -> &dyn Records {
         &*self.records
     }
 
     /// Why writes are refused at present, if they are, for the readiness probe.
     pub fn writes_refused(&self) -> Option<String> {
-        if let Some(why) = self.disk.broken() {
-            return Some(why.to_owned());
+        if let Some(why) = self.store.broken() {
+            return Some(why);
         }
         (!self.records.is_writable()).then(|| RecordsError::ReadOnly.to_string())
     }
@@ -181,65 +180,41 @@ impl Content {
         }
     }
 
-    /// Publishes the synced bytes of an upload, links them to its repository, durably, and ends the
-    /// upload. Gives the blob's size.
-    ///
-    /// Runs to its end even when the caller goes away: a rename without its record is a file that
-    /// nothing would ever look for.
-    async fn publish(&self, writer: Writer, digest: Digest) -> Result<u64, FinishError> {
-        let this = self.clone();
-        run_to_end(async move {
-            let (id, size) = (writer.id(), writer.offset());
-            let published = this.publish_bytes(id, writer.repo(), &digest, size).await;
-            let cancelled = writer.cancelled();
-            let outcome = match (&published, cancelled) {
-                (Ok(()), _) => Outcome::Completed,
-                (Err(_), true) => Outcome::Cancelled,
-                (Err(_), false) => Outcome::Failed,
-            };
-            slow(move || writer.finish(outcome)).await?;
-            match published {
-                Ok(()) => Ok(size),
-                Err(ContentError::Store(StoreError::Gone)) => Err(FinishError::Cancelled),
-                Err(error) => Err(error.into()),
-            }
-        })
-        .await
-    }
-
-    async fn publish_bytes(
+    /// Publishes the bytes of an upload, links them to its repository, durably, and ends the upload.
+    async fn publish(
         &self,
-        id: SessionId,
-        repo: &RepoName,
+        repo: RepoName,
+        sealed: &mut dyn Sealed,
         digest: &Digest,
-        size: u64,
-    ) -> Result<(), ContentError> {
-        let _guard = self.locks.lock(digest).await;
-        let (disk, name) = (Arc::clone(&self.disk), digest.clone());
-        if let Err(error) = slow(move || disk.publish(&id, &name)).await? {
-            self.remove_if_unrecorded(digest).await;
-            return Err(error.into());
-        }
-        let linked = self.records.link_published(repo, digest, size).await;
+    ) -> Result<Kept, ContentError> {
+        let _guard = self.store.lock(digest).await;
+        let place = match sealed.publish().await {
+            Ok(place) => place,
+            Err(error) => {
+                // Half done, perhaps.
+                self.remove_if_unrecorded(digest, &Place::File).await;
+                return Err(error.into());
+            }
+        };
+        let (size, resumed) = (sealed.size(), sealed.resumed());
+        let publish = Publish { repo, digest: digest.clone(), size, place: place.clone(), resumed };
+        let kept = self.records.publish(publish).await;
         // Only where it is certain that nothing was recorded: after a failed sync of the log the
         // record may be there at the next start, which sweeps.
-        if let Err(RecordsError::Full | RecordsError::Failed(_)) = linked
+        if let Err(RecordsError::Full | RecordsError::Failed(_)) = kept
             && !fail_point!("remove-unrecorded", off)
         {
-            self.remove_if_unrecorded(digest).await;
+            self.remove_if_unrecorded(digest, &place).await;
         }
-        Ok(linked?)
+        Ok(kept?)
     }
 
     /// Gives back the space of bytes that were published and not recorded: waiting for a sweep
     /// would keep a full disk full. Call under the digest's lock.
-    async fn remove_if_unrecorded(&self, digest: &Digest) {
+    async fn remove_if_unrecorded(&self, digest: &Digest, place: &Place) {
         let known = self.records.find_blobs(std::slice::from_ref(digest)).await;
         let removed = match known.as_deref() {
-            Ok([None]) => {
-                let (disk, name) = (Arc::clone(&self.disk), digest.clone());
-                slow(move || disk.remove_blob(&name)).await.and_then(|removed| Ok(removed?))
-            }
+            Ok([None]) => self.store.remove(digest, place).await.map_err(ContentError::from),
             Ok(_) => Ok(()),
             Err(error) => Err(error.clone().into()),
         };
@@ -248,42 +223,4 @@ impl Content {
             self.health.stray.store(true, Ordering::Release);
         }
     }
-}
-
-/// Threads of one worker's pool that may wait for the disk at once. The others are left to those who
-/// read: a disk that takes seconds for a sync must not hold up what is in memory.
-const SLOW_MAX: usize = 32;
-
-/// The same for what may take long: writing, syncing, large manifests.
-async fn slow<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ContentError> {
-    // One per worker, as the pool is.
-    thread_local! {
-        static PLACES: Arc<Semaphore> = Arc::new(Semaphore::new(SLOW_MAX));
-    }
-    if fail_point!("slow-places", off) {
-        return blocking(work).await;
-    }
-    let places = PLACES.with(Arc::clone);
-    let place = places.acquire_owned().await.map_err(|_| ContentError::Task)?;
-    blocking(move || {
-        let _place = place;
-        work()
-    })
-    .await
-}
-
-/// Runs `work` on the pool for blocking calls.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ContentError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ContentError::Task)
-}
-
-/// Runs `work` as a task of its own, so that a client that hangs up cannot stop it half way.
-async fn run_to_end<T: Send + 'static, E: From<ContentError> + Send + 'static>(
-    work: impl Future<Output = Result<T, E>> + Send + 'static,
-) -> Result<T, E> {
-    tokio::spawn(work).await.map_err(|_| ContentError::Task)?
 }

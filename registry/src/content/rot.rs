@@ -1,13 +1,12 @@
 //! Taking rotten blobs out of service, whoever has found them: the scrub, `fsck`, or a pull.
 
-use std::sync::Arc;
-
 use prometheus_client::metrics::counter::Counter;
 use shared::{Digest, RepoName};
 
-use super::{Content, ContentError, blocking, run_to_end};
+use super::{Content, ContentError};
 use crate::failpoint::fail_point;
-use crate::records::BlobState;
+use crate::pool::run_to_end;
+use crate::records::{BlobRecord, BlobState};
 use crate::store::Rotten;
 
 /// Counted since the start.
@@ -81,14 +80,14 @@ impl Content {
     ) -> Result<bool, ContentError> {
         let (content, digest) = (self.clone(), digest.clone());
         run_to_end(async move {
-            let _guard = content.locks.lock(&digest).await;
+            let _guard = content.store.lock(&digest).await;
             let known = content.records.find_blobs(std::slice::from_ref(&digest)).await?;
-            let live = matches!(known.first(), Some(Some(b)) if b.state == BlobState::Live);
-            if !live {
+            let known = known.into_iter().flatten().next();
+            let Some(blob) = known.filter(|blob| blob.state == BlobState::Live) else {
                 return Ok(false);
-            }
-            let (disk, name) = (Arc::clone(&content.disk), digest.clone());
-            let again = blocking(move || disk.verify_blob(&name, size, |_| true)).await?;
+            };
+            let blob = BlobRecord { size, ..blob };
+            let again = content.store.verify(&blob, Box::new(|_| true)).await;
             if !matches!(again, Ok(Some(_))) {
                 return Ok(false);
             }

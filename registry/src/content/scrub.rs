@@ -1,14 +1,14 @@
 //! Reading every blob again, slowly, to find the ones that rotted before a client does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::collect::unix_seconds;
-use super::{Content, ContentError, blocking};
+use super::{Content, ContentError};
 use crate::records::{BlobRecord, BlobState, ScrubProgress};
 
 /// Blobs looked up at a time.
@@ -145,20 +145,18 @@ impl Scrub {
     }
 
     async fn look_at(&self, blob: &BlobRecord) -> Result<(), ContentError> {
-        let (disk, digest, size) = (Arc::clone(&self.content.disk), blob.digest.clone(), blob.size);
         let (rate, stopped) = (self.settings.rate, Arc::clone(&self.stopped));
-        let read = blocking(move || {
-            let (began, mut bytes) = (Instant::now(), 0_u64);
-            let verified = disk.verify_blob(&digest, size, |step| {
-                bytes += step;
-                if let Some(due) = time_for(bytes, rate) {
-                    std::thread::sleep(due.saturating_sub(began.elapsed()));
-                }
-                !stopped.load(Ordering::Acquire)
-            });
-            (verified, bytes)
-        });
-        let (verified, bytes) = read.await?;
+        let (began, read) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let so_far = Arc::clone(&read);
+        let pace = move |step| {
+            let bytes = so_far.fetch_add(step, Ordering::AcqRel) + step;
+            if let Some(due) = time_for(bytes, rate) {
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
+            }
+            !stopped.load(Ordering::Acquire)
+        };
+        let verified = self.content.store.verify(blob, Box::new(pace)).await;
+        let bytes = read.load(Ordering::Acquire);
         self.totals.bytes.inc_by(bytes);
         match verified {
             Ok(None) => {}
@@ -193,17 +191,20 @@ mod tests {
     use shared::Digest;
 
     use super::*;
-    use crate::content::Policy;
-    use crate::records::Missing;
+    use crate::content::{Policy, Upkeep};
     use crate::records::sqlite::{self, SqliteRecords};
-    use crate::store::{self, Disk};
+    use crate::records::{Missing, Publish};
+    use crate::store::disk::{self, Disk, DiskStore};
 
     async fn content(root: &std::path::Path) -> Content {
-        let options = store::Options { reserve: Some(0), ..store::Options::default() };
+        let options = disk::Options { reserve: Some(0), ..disk::Options::default() };
         let disk = Arc::new(Disk::open(root, &options).unwrap());
+        let store = Arc::new(DiskStore::new(Arc::clone(&disk)));
         let records = SqliteRecords::open(root, &sqlite::Options::default()).unwrap();
+        let records = Arc::new(records);
         let policy = Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false };
-        Content::new(disk, Arc::new(records), policy)
+        let upkeep = Upkeep::directory(disk, Arc::clone(&records));
+        Content::new(store, records, upkeep, policy)
     }
 
     fn scrub(content: &Content) -> Scrub {
@@ -214,8 +215,8 @@ mod tests {
     /// A blob whose bytes are not its digest's.
     async fn rotten(content: &Content, text: &str) -> Digest {
         let digest = Digest::sha256(text.as_bytes());
-        std::fs::write(content.disk.blob_path(&digest), "x").unwrap();
-        content.records.link_published(&"a".parse().unwrap(), &digest, 1).await.unwrap();
+        std::fs::write(content.upkeep.disk().unwrap().blob_path(&digest), "x").unwrap();
+        content.records.publish(Publish::file(&"a".parse().unwrap(), &digest, 1)).await.unwrap();
         digest
     }
 

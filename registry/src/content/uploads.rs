@@ -5,12 +5,15 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use shared::Digest;
+use shared::{Algorithm, Digest, RepoName};
 
-use super::sessions::Outcome;
-use super::{Content, ContentError, Writer, slow};
-use crate::failpoint::fail_point;
-use crate::store::{Block, Disk, Session, StoreError, timed};
+use super::{Content, ContentError};
+use crate::pool::{Died, run_to_end, slow};
+use crate::records::Kept;
+use crate::store::{Block, SealError, StoreError, Upload, UploadError, UploadId};
+
+/// The right to write to one upload. Dropping it leaves the upload resumable.
+pub type Writer = Box<dyn Upload>;
 
 /// Bytes that one body may keep a thread of the pool for, while others wait for one.
 const TURN_BYTES: u64 = 4 << 20;
@@ -41,6 +44,36 @@ pub enum ReceiveError<E> {
     Content(#[from] ContentError),
 }
 
+/// Why an upload cannot be written to.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No such upload in this repository.
+    #[error("no such upload")]
+    Unknown,
+    /// Another request writes to it.
+    #[error("another request is writing to this upload")]
+    Busy {
+        /// Bytes received so far.
+        offset: u64,
+    },
+    /// Too many uploads are open.
+    #[error("too many uploads are open already")]
+    TooMany,
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+impl From<UploadError> for SessionError {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Unknown => Self::Unknown,
+            UploadError::Busy { offset } => Self::Busy { offset },
+            UploadError::TooMany => Self::TooMany,
+            UploadError::Store(error) => Self::Content(error.into()),
+        }
+    }
+}
+
 /// Why an upload did not become a blob.
 #[derive(Debug, thiserror::Error)]
 pub enum FinishError {
@@ -50,11 +83,88 @@ pub enum FinishError {
     /// The upload was cancelled meanwhile.
     #[error("the upload was cancelled")]
     Cancelled,
+    /// The bytes were removed while they were being recorded. The upload is gone.
+    #[error("the upload has to begin anew")]
+    StartOver,
     #[error(transparent)]
     Content(#[from] ContentError),
 }
 
+impl From<SealError> for FinishError {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Mismatch { actual } => Self::Mismatch { actual },
+            SealError::Cancelled => Self::Cancelled,
+            SealError::Store(error) => Self::Content(error.into()),
+        }
+    }
+}
+
+impl From<Died> for FinishError {
+    fn from(died: Died) -> Self {
+        Self::Content(died.into())
+    }
+}
+
 impl Content {
+    /// Starts an upload to `repo`. It survives the process, not a power cut.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn start_upload(
+        &self,
+        repo: &RepoName,
+        algorithm: Algorithm,
+    ) -> Result<Writer, SessionError> {
+        self.writable()?;
+        Ok(self.store.begin(repo, algorithm).await?)
+    }
+
+    /// The right to write to an upload.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn resume_upload(
+        &self,
+        repo: &RepoName,
+        id: UploadId,
+    ) -> Result<Writer, SessionError> {
+        self.writable()?;
+        Ok(self.store.resume(repo, id).await?)
+    }
+
+    /// Bytes that an upload has received.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn upload_offset(&self, repo: &RepoName, id: UploadId) -> Result<u64, SessionError> {
+        Ok(self.store.offset(repo, id).await?)
+    }
+
+    /// Ends an upload and drops its bytes. A request that is writing to it fails.
+    ///
+    /// # Errors
+    /// See [`SessionError`].
+    pub async fn cancel_upload(&self, repo: &RepoName, id: UploadId) -> Result<(), SessionError> {
+        Ok(self.store.cancel(repo, id).await?)
+    }
+
+    /// Ends uploads that nothing was written to for `age`. Gives their number.
+    ///
+    /// # Errors
+    /// When the uploads cannot be listed.
+    pub async fn purge_uploads(&self, age: Duration) -> Result<u64, ContentError> {
+        Ok(self.store.expire(age).await?)
+    }
+
+    /// Ends the writing for now: the upload can be gone on with. Gives the bytes received.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub async fn pause_upload(&self, writer: Writer) -> Result<u64, ContentError> {
+        Ok(writer.pause().await?)
+    }
+
     /// Appends a body to an upload: durable only once [`Content::finish_upload`] has answered.
     ///
     /// `length`, where the request gave one, is what the body must have. It is read on the pool,
@@ -78,10 +188,11 @@ impl Content {
             let (held, result);
             (writer, held, result) = wait(ready(turn.bytes), writer, turn.held).await?;
             result.map_err(ReceiveError::Body)?;
+            writer.room().await.map_err(ContentError::from)?;
             let left = length.map(|length| length.saturating_sub(received));
             let reader = Arc::clone(&reader);
-            let taken = slow(move || take_turn(writer, &reader, held, left)).await?;
-            (writer, turn) = taken.map_err(ContentError::from)?;
+            let taken = slow(move || take_turn(writer, &reader, held, left)).await;
+            (writer, turn) = taken.map_err(ContentError::from)?.map_err(ContentError::from)?;
             received += turn.bytes;
             if writer.cancelled() {
                 return Err(ReceiveError::Cancelled);
@@ -90,11 +201,11 @@ impl Content {
                 Then::Wait => {}
                 Then::Broken(error) => return Err(ReceiveError::Body(error.into())),
                 Then::TooLong => {
-                    rewind(writer, start).await?;
+                    writer.rewind(start).await.map_err(ContentError::from)?;
                     return Err(ReceiveError::TooLong);
                 }
                 Then::End if length.is_some_and(|length| received < length) => {
-                    rewind(writer, start).await?;
+                    writer.rewind(start).await.map_err(ContentError::from)?;
                     return Err(ReceiveError::TooShort);
                 }
                 Then::End => return Ok(writer),
@@ -102,36 +213,29 @@ impl Content {
         }
     }
 
-    /// Makes a blob of an upload: durable and linked to its repository when this returns.
+    /// Makes a blob of an upload: durable and linked to its repository when this returns. Gives its
+    /// size.
     ///
     /// # Errors
     /// See [`FinishError`].
     pub async fn finish_upload(&self, writer: Writer, digest: &Digest) -> Result<u64, FinishError> {
-        let algorithm = digest.algorithm();
-        let (writer, synced) = slow(move || {
-            let mut writer = writer;
-            let synced = writer.with(|disk, session| {
-                timed(&disk.timings().sync, || session.sync(disk, algorithm))
-            });
-            (writer, synced)
-        })
-        .await?;
-        let actual = match synced {
-            Ok(actual) => actual,
-            Err(error) => {
-                // After a failed sync the bytes must not be synced again: nothing to resume.
-                drop_upload(writer).await?;
-                return Err(ContentError::from(error).into());
+        let repo = writer.repo().clone();
+        let mut sealed = writer.seal(digest).await?;
+        let (this, digest) = (self.clone(), digest.clone());
+        // To its end even when the caller goes away: bytes that were published without a record are
+        // nothing that anybody would ever look for.
+        run_to_end(async move {
+            let size = sealed.size();
+            let published = this.publish(repo, &mut *sealed, &digest).await;
+            sealed.end(published.as_ref().ok().copied()).await;
+            match published {
+                Ok(Kept::Mine | Kept::Other) => Ok(size),
+                Ok(Kept::StartOver) => Err(FinishError::StartOver),
+                Err(ContentError::Store(StoreError::Gone)) => Err(FinishError::Cancelled),
+                Err(error) => Err(error.into()),
             }
-        };
-        if writer.cancelled() {
-            return Err(FinishError::Cancelled);
-        }
-        if actual != *digest {
-            drop_upload(writer).await?;
-            return Err(FinishError::Mismatch { actual });
-        }
-        self.publish(writer, digest.clone()).await
+        })
+        .await
     }
 }
 
@@ -166,49 +270,35 @@ fn take_turn(
     // A panic in a reader leaves one that is not at its end, which is all that is asked of it.
     let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
     let mut block = held.unwrap_or_else(Block::take);
-    let taken = writer.with(|disk, session| {
-        let mut bytes = 0;
-        while bytes < TURN_BYTES {
-            if block.is_empty() {
-                block.begin(session.offset());
-            }
-            let (read, then) = fill(&mut *reader, &mut block);
-            bytes += read;
-            if left.is_some_and(|left| bytes > left) {
-                return Ok((bytes, Then::TooLong));
-            }
-            if matches!(then, Some(Then::Wait)) && bytes >= HOLD_BYTES {
-                return Ok((bytes, Then::Wait));
-            }
-            append(disk, session, &mut block)?;
-            if let Some(then) = then {
-                return Ok((bytes, then));
-            }
+    let mut bytes = 0;
+    let then = loop {
+        if bytes >= TURN_BYTES {
+            break Then::Wait;
         }
-        Ok((bytes, Then::Wait))
-    });
-    match taken {
-        Ok((bytes, then)) => {
-            let hold = matches!(then, Then::Wait) && !block.is_empty();
-            let held = if hold {
-                Some(block)
-            } else {
-                block.give_back();
-                None
-            };
-            Ok((writer, Turn { bytes, then, held }))
+        if block.is_empty() {
+            block.begin(writer.offset());
         }
-        Err(error) => {
-            give_up(writer);
-            Err(error)
+        let (read, then) = fill(&mut *reader, &mut block);
+        bytes += read;
+        if left.is_some_and(|left| bytes > left) {
+            break Then::TooLong;
         }
-    }
-}
-
-fn append(disk: &Disk, session: &mut Session, block: &mut Block) -> Result<(), StoreError> {
-    timed(&disk.timings().writer, || session.append_block(disk, block))?;
-    block.clear();
-    Ok(())
+        if matches!(then, Some(Then::Wait)) && bytes >= HOLD_BYTES {
+            break Then::Wait;
+        }
+        block = writer.append(block)?;
+        if let Some(then) = then {
+            break then;
+        }
+    };
+    let hold = matches!(then, Then::Wait) && !block.is_empty();
+    let held = if hold {
+        Some(block)
+    } else {
+        block.give_back();
+        None
+    };
+    Ok((writer, Turn { bytes, then, held }))
 }
 
 /// Waits for more bytes, and appends what is held if they do not come soon.
@@ -228,27 +318,11 @@ async fn wait<E>(
 
 async fn append_held(writer: Writer, block: Block) -> Result<Writer, ContentError> {
     let appended = slow(move || {
-        let (mut writer, mut block) = (writer, block);
-        match writer.with(|disk, session| append(disk, session, &mut block)) {
-            Ok(()) => {
-                block.give_back();
-                Ok(writer)
-            }
-            Err(error) => {
-                give_up(writer);
-                Err(error)
-            }
-        }
+        let mut writer = writer;
+        writer.append(block)?.give_back();
+        Ok::<_, StoreError>(writer)
     });
     Ok(appended.await??)
-}
-
-/// Full or broken: gives back the space at once. Waiting for the client to come back would keep the
-/// disk full for everybody.
-fn give_up(writer: Writer) {
-    if !fail_point!("give-back", off) {
-        writer.finish(Outcome::Failed);
-    }
 }
 
 /// Reads until the block is full, or tells what comes next.
@@ -271,18 +345,79 @@ fn fill(reader: &mut impl Read, block: &mut Block) -> (u64, Option<Then>) {
     (filled, None)
 }
 
-async fn rewind(writer: Writer, to: crate::store::Checkpoint) -> Result<(), ContentError> {
-    slow(move || {
-        let mut writer = writer;
-        writer.with(|disk, session| session.rewind(disk, to))
-    })
-    .await??;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-async fn drop_upload(writer: Writer) -> Result<(), ContentError> {
-    if fail_point!("give-back", off) {
-        return Ok(());
+    use super::*;
+    use crate::content::{Policy, Upkeep};
+    use crate::records::Missing;
+    use crate::records::memory::MemoryRecords;
+    use crate::store::disk::{self, Disk, DiskStore};
+
+    type Received = ReceiveError<std::io::Error>;
+
+    /// Whether this is answered as an unknown upload.
+    fn is_unknown(error: &anyhow::Error) -> bool {
+        let gone = |error: &ContentError| matches!(error, ContentError::Store(StoreError::Gone));
+        let session = error.downcast_ref::<SessionError>().is_some_and(|error| match error {
+            SessionError::Unknown => true,
+            SessionError::Content(error) => gone(error),
+            _ => false,
+        });
+        let received = error.downcast_ref::<Received>().is_some_and(|error| match error {
+            ReceiveError::Cancelled => true,
+            ReceiveError::Content(error) => gone(error),
+            _ => false,
+        });
+        let finished = error.downcast_ref::<FinishError>().is_some_and(|error| match error {
+            FinishError::Cancelled => true,
+            FinishError::Content(error) => gone(error),
+            FinishError::Mismatch { .. } | FinishError::StartOver => false,
+        });
+        session || received || finished
     }
-    slow(move || writer.finish(Outcome::Failed)).await
+
+    /// Whoever asks for uploads to be dropped at age 0 gets no broken ones.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_upload_that_is_purged_while_it_begins_is_unknown_and_no_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = disk::Options { reserve: Some(0), ..disk::Options::default() };
+        let disk = Arc::new(Disk::open(directory.path(), &options).unwrap());
+        let policy = Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false };
+        let store = Arc::new(DiskStore::new(disk));
+        let records = Arc::new(MemoryRecords::new(Duration::ZERO));
+        let content = Content::new(store, records, Upkeep::default(), policy);
+        let (purged, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let purging = tokio::spawn({
+            let (content, purged, done) = (content.clone(), Arc::clone(&purged), Arc::clone(&done));
+            async move {
+                while !done.load(Ordering::Acquire) {
+                    let now = content.purge_uploads(Duration::ZERO).await.unwrap();
+                    purged.fetch_add(now, Ordering::AcqRel);
+                }
+            }
+        });
+        let repo: RepoName = "a".parse().unwrap();
+        let mut tries = 0;
+        while tries < 150 || purged.load(Ordering::Acquire) < 20 {
+            tries += 1;
+            let upload = async {
+                let writer = content.start_upload(&repo, Algorithm::Sha256).await?;
+                let id = writer.id();
+                drop(writer);
+                let writer = content.resume_upload(&repo, id).await?;
+                let body = Arc::new(Mutex::new(&b"abc"[..]));
+                let ready = async |_| Ok::<_, std::io::Error>(());
+                let writer = content.receive(writer, None, body, ready).await?;
+                content.finish_upload(writer, &Digest::sha256(b"abc")).await?;
+                anyhow::Ok(())
+            };
+            if let Err(error) = upload.await {
+                assert!(is_unknown(&error), "{error:?}");
+            }
+        }
+        done.store(true, Ordering::Release);
+        purging.await.unwrap();
+    }
 }

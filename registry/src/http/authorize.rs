@@ -11,7 +11,7 @@ use super::Call;
 use super::error::ApiError;
 use super::route::{Kind, Probe, Route};
 use crate::auth::Action;
-use crate::store::SessionId;
+use crate::content::UploadId;
 
 /// What a route wants of whoever asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,10 +80,10 @@ pub(super) enum Task {
     BlobGet(Allowed<Pull>, Digest),
     BlobDelete(Allowed<Delete>, Digest),
     UploadStart(Allowed<Create>, Option<Mount>),
-    UploadStatus(Allowed<Create>, SessionId),
-    UploadAppend(Allowed<Create>, SessionId),
-    UploadFinish(Allowed<Create>, SessionId),
-    UploadCancel(Allowed<Create>, SessionId),
+    UploadStatus(Allowed<Create>, UploadId),
+    UploadAppend(Allowed<Create>, UploadId),
+    UploadFinish(Allowed<Create>, UploadId),
+    UploadCancel(Allowed<Create>, UploadId),
     ManifestGet(Allowed<Pull>, Reference),
     ManifestPut(Allowed<Create>, Reference, Vec<Tag>),
     ManifestDelete(Allowed<Delete>, Reference),
@@ -200,7 +200,7 @@ async fn blob(call: &Call, name: &str, digest: &str) -> Result<Task, ApiError> {
 
 async fn upload(call: &Call, name: &str, id: &str) -> Result<Task, ApiError> {
     let allowed = allow(call, repo_name(name)?).await?;
-    let id: SessionId = id.parse().map_err(|_| ApiError::upload_unknown())?;
+    let id: UploadId = id.parse().map_err(|_| ApiError::upload_unknown())?;
     Ok(match *call.req.method() {
         Method::PATCH => Task::UploadAppend(allowed, id),
         Method::PUT => Task::UploadFinish(allowed, id),

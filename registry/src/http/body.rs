@@ -1,10 +1,12 @@
 //! The one body type of this server's answers.
 
 use std::fs::File;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 
 use crate::observe::Exchange;
 
@@ -25,6 +27,19 @@ pub(crate) struct Body {
 pub(crate) enum Part {
     Bytes(Bytes),
     File(FilePart),
+    Stream(StreamPart),
+}
+
+/// Bytes that arrive while they are sent, as many as that.
+pub(crate) struct StreamPart {
+    pub(crate) stream: BoxStream<'static, io::Result<Bytes>>,
+    pub(crate) length: u64,
+}
+
+impl std::fmt::Debug for StreamPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StreamPart").field("length", &self.length).finish_non_exhaustive()
+    }
 }
 
 /// Bytes of a file, which has that many.
@@ -63,6 +78,7 @@ impl Part {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::File(part) => part.length,
+            Self::Stream(part) => part.length,
         }
     }
 }

@@ -157,6 +157,9 @@ impl From<ContentError> for ApiError {
                 "the registry is read-only (storage.maintenance.readonly); pulls go on",
             )
             .with_header(header::ALLOW, HeaderValue::from_static("GET, HEAD")),
+            ContentError::Records(RecordsError::Unavailable | RecordsError::Unknown) => {
+                Self::unavailable("what the registry stores in cannot be reached: try again")
+            }
             ContentError::Records(RecordsError::Closed) => {
                 Self::unavailable("the registry is shutting down: try again")
             }
@@ -174,7 +177,7 @@ impl From<ContentError> for ApiError {
                 tracing::error!(error = why, "the records failed");
                 Self::internal()
             }
-            ContentError::Task => Self::internal(),
+            ContentError::Store(StoreError::Task) => Self::internal(),
         }
     }
 }
@@ -281,7 +284,7 @@ impl From<FinishError> for ApiError {
                 let detail = serde_json::json!({ "actual": actual });
                 Self::bad_request(ErrorCode::DigestInvalid, error.to_string()).with_detail(detail)
             }
-            FinishError::Cancelled => Self::upload_unknown(),
+            FinishError::Cancelled | FinishError::StartOver => Self::upload_unknown(),
             FinishError::Content(error) => error.into(),
         }
     }

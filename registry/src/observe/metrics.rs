@@ -245,14 +245,10 @@ impl Metrics {
     /// Shows what the store counts.
     pub fn show_storage(&mut self, content: &Content) {
         let root = self.registry.sub_registry_with_prefix("registry");
-        root.register(
-            "upload_outcomes",
-            "Uploads that ended, by how",
-            content.upload_outcomes().clone(),
-        );
+        let counts = content.store().counts();
+        counts.outcomes.register(root);
         let storage = root.sub_registry_with_prefix("storage");
-        let actions = content.disk().timings().family().clone();
-        storage.register("action_seconds", "Time that the disk takes", actions);
+        storage.register("action_seconds", "Time that the disk takes", counts.actions);
         let met = content.rot().met.clone();
         storage.register("rot_met", "Pulls that met a missing or short file of a blob", met);
         let cache = content.manifest_cache();

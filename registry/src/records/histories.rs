@@ -98,17 +98,11 @@ async fn run(subject: &Subject, step: &Step) -> String {
         Step::Upload { repo: r, blob } => {
             let size = BLOBS[*blob].len() as u64;
             let (repo, blob) = (repo(REPOS[*r]), digest(BLOBS[*blob]));
-            format!("{:?}", records.link_published(&repo, &blob, size).await)
+            format!("{:?}", records.publish(Publish::file(&repo, &blob, size)).await)
         }
         Step::Head { repo: r, blob } => {
             let (name, blob) = (repo(REPOS[*r]), digest(BLOBS[*blob]));
-            let found = records.find_blob(&name, &blob).await.unwrap();
-            match &found {
-                Some(proof) if proof.condemned() => {
-                    format!("rescued {}", records.rescue_blob(&name, &blob).await.unwrap())
-                }
-                _ => format!("{found:?}"),
-            }
+            format!("{:?}", records.promise_blob(&name, &blob, true).await.unwrap())
         }
         Step::Mount { to, from, blob } => {
             let from = from.map(|from| repo(REPOS[from]));
@@ -157,8 +151,10 @@ async fn collect(records: &dyn Records, crash: bool) -> String {
         let scope = ReviewScope { grace: GRACE, all: false, max: 100, after: None };
         let reviewed = records.review(scope).await.unwrap();
         for blob in reviewed.removable {
-            if records.begin_removal(&blob).await.unwrap() && !crash {
-                records.end_removal(&blob).await.unwrap();
+            if let Some(place) = records.begin_removal(&blob).await.unwrap()
+                && !crash
+            {
+                records.end_removal(&blob, &place).await.unwrap();
                 gone.push(blob);
             }
         }

@@ -2,7 +2,6 @@
 //! model that the other implementation is tested against. Nothing here is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,10 +10,10 @@ use shared::{Digest, Reference, RepoName, Tag};
 
 use super::stamps::Stamps;
 use super::{
-    BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, MISSING_MAX,
-    Missing, Page, PutManifest, PutManifestError, PutOutcome, Reclaimable, Records, RecordsError,
-    ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope, Reviewed, ScrubProgress,
-    StoredManifest, Totals, Waiting,
+    BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, Kept,
+    MISSING_MAX, Missing, Page, Place, Publish, PutManifest, PutManifestError, PutOutcome,
+    Reclaimable, Records, ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope,
+    Reviewed, ScrubProgress, StoredManifest, Totals, Waiting,
 };
 
 /// See the module.
@@ -91,7 +90,7 @@ impl Facts {
     fn readable(&self, repo: &RepoName, digest: &Digest) -> Option<RepoBlob> {
         let condemned = self.repos.get(repo)?.links.get(digest)?.is_some();
         let blob = self.blobs.get(digest).filter(|blob| blob.state == BlobState::Live)?;
-        Some(RepoBlob { digest: digest.clone(), size: blob.size, condemned })
+        Some(RepoBlob { digest: digest.clone(), size: blob.size, place: Place::File, condemned })
     }
 
     fn is_linked(&self, digest: &Digest) -> bool {
@@ -286,7 +285,8 @@ fn page<T>(mut entries: Vec<T>, n: usize) -> Page<T> {
 /// A place in the queue, as numbers: how many entries come before it would not survive changes,
 /// so the due time alone, which is enough because whatever is requeued is due later.
 fn cursor(review: &Review) -> ReviewCursor {
-    ReviewCursor(vec![review.0.as_millis()])
+    // Its order is the queue's.
+    ReviewCursor(format!("{:020}", review.0.as_millis()))
 }
 
 #[async_trait]
@@ -295,26 +295,33 @@ impl Records for MemoryRecords {
         Ok(self.facts().readable(repo, digest))
     }
 
-    async fn rescue_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool> {
+    async fn promise_blob(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        may_write: bool,
+    ) -> Result<Option<RepoBlob>> {
         let mut facts = self.facts();
-        let Some(blob) = facts.readable(repo, digest) else { return Ok(false) };
-        if blob.condemned {
-            if let Some(repo) = facts.repos.get_mut(repo) {
-                repo.links.insert(digest.clone(), None);
-            }
-            facts.rescued += 1;
+        let Some(blob) = facts.readable(repo, digest) else { return Ok(None) };
+        if !blob.condemned || !may_write {
+            return Ok(Some(blob));
         }
+        if let Some(repo) = facts.repos.get_mut(repo) {
+            repo.links.insert(digest.clone(), None);
+        }
+        facts.rescued += 1;
         self.stamps.move_on(repo);
-        Ok(true)
+        Ok(Some(RepoBlob { condemned: false, ..blob }))
     }
 
-    async fn link_published(&self, repo: &RepoName, digest: &Digest, size: u64) -> Result<()> {
+    async fn publish(&self, publish: Publish) -> Result<Kept> {
+        let Publish { repo, digest, size, .. } = publish;
         let due = self.review_due();
         let mut facts = self.facts();
         facts.blobs.insert(digest.clone(), Blob { size, state: BlobState::Live });
-        facts.add_link(repo, digest, due);
+        facts.add_link(&repo, &digest, due);
         self.stamps.move_all();
-        Ok(())
+        Ok(Kept::Mine)
     }
 
     async fn mount(
@@ -557,7 +564,7 @@ impl Records for MemoryRecords {
         let now = self.clock.now();
         let mut facts = self.facts();
         let until = if scope.all { GcTime::MAX } else { now };
-        let after = scope.after.and_then(|cursor| cursor.0.first().copied());
+        let after = scope.after.and_then(|cursor| cursor.0.parse::<u64>().ok());
         let mut queue: Vec<Review> = facts
             .reviews
             .iter()
@@ -638,17 +645,17 @@ impl Records for MemoryRecords {
         })
     }
 
-    async fn begin_removal(&self, digest: &Digest) -> Result<bool> {
+    async fn begin_removal(&self, digest: &Digest) -> Result<Option<Place>> {
         let mut facts = self.facts();
         if facts.is_linked(digest) {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(blob) = facts.blobs.get_mut(digest) else { return Ok(false) };
+        let Some(blob) = facts.blobs.get_mut(digest) else { return Ok(None) };
         blob.state = BlobState::Removing;
-        Ok(true)
+        Ok(Some(Place::File))
     }
 
-    async fn end_removal(&self, digest: &Digest) -> Result<()> {
+    async fn end_removal(&self, digest: &Digest, _: &Place) -> Result<()> {
         let mut facts = self.facts();
         if facts.blobs.get(digest).is_some_and(|blob| blob.state == BlobState::Removing) {
             facts.blobs.remove(digest);
@@ -753,17 +760,17 @@ impl Records for MemoryRecords {
         Ok(Some(usage))
     }
 
-    async fn totals(&self) -> Result<Totals> {
+    async fn totals(&self) -> Result<Option<Totals>> {
         let facts = self.facts();
         let listed = || facts.repos.values().filter(|repo| !repo.manifests.is_empty());
         let live = || facts.blobs.values().filter(|blob| blob.state == BlobState::Live);
-        Ok(Totals {
+        Ok(Some(Totals {
             repositories: listed().count() as u64,
             tags: listed().map(|repo| repo.tags.len() as u64).sum(),
             manifests: listed().map(|repo| repo.manifests.len() as u64).sum(),
             blobs: live().count() as u64,
             blob_bytes: live().map(|blob| blob.size).sum(),
-        })
+        }))
     }
 
     async fn remove_repository(&self, name: &RepoName) -> Result<bool> {
@@ -783,10 +790,6 @@ impl Records for MemoryRecords {
         let facts = self.facts();
         let examined = facts.repos.len() as u64;
         Ok(CheckPage { faults: facts.check(), examined, next: None })
-    }
-
-    async fn backup(&self, _: &Path) -> Result<()> {
-        Err(RecordsError::Failed("records in memory have nothing to copy".into()))
     }
 
     async fn close(&self) -> Result<()> {

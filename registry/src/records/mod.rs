@@ -21,7 +21,7 @@
 //!   that no manifest names, a condemned link and an unlinked blob each have a review queued.
 //!
 //! # Who locks
-//! The records serialise facts, not files. [`Records::link_published`],
+//! The records serialise facts, not files. [`Records::publish`],
 //! [`Records::begin_removal`] to [`Records::end_removal`], and [`Records::quarantine`] are called
 //! under the per-digest lock of `content/`, held from before the first effect on the blob's file
 //! until after the last change here.
@@ -36,7 +36,6 @@ mod stamps;
 mod suite;
 
 use std::fmt;
-use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,9 +60,22 @@ pub enum RecordsError {
     /// Anything else: evidence for the log. Nothing changed.
     #[error("the records failed: {0}")]
     Failed(String),
+    /// What keeps them cannot be reached, for now. Nothing changed.
+    #[error("the records cannot be reached")]
+    Unavailable,
+    /// Nobody knows whether the change happened, and nobody may assume either.
+    #[error("whether the change was recorded is not known")]
+    Unknown,
 }
 
 pub type Result<T, E = RecordsError> = std::result::Result<T, E>;
+
+/// Where the bytes of a blob are. Made by the store that published them, and kept here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Where its digest says.
+    File,
+}
 
 /// Proof that a repository holds a blob; the only way to a readable one.
 ///
@@ -72,6 +84,7 @@ pub type Result<T, E = RecordsError> = std::result::Result<T, E>;
 pub struct RepoBlob {
     digest: Digest,
     size: u64,
+    place: Place,
     condemned: bool,
 }
 
@@ -85,11 +98,46 @@ impl RepoBlob {
         self.size
     }
 
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Whether the link waits for removal. Whoever promises the blob to a client that may name it
-    /// later (a HEAD, not a GET) must call [`Records::rescue_blob`] first.
+    /// later (a HEAD, not a GET) gets it from [`Records::promise_blob`].
     pub fn condemned(&self) -> bool {
         self.condemned
     }
+}
+
+/// Verified bytes that were published.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    pub repo: RepoName,
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    pub place: Place,
+    /// Whether an earlier request may have published them.
+    pub resumed: bool,
+}
+
+impl Publish {
+    /// Bytes that lie where their digest says.
+    pub fn file(repo: &RepoName, digest: &Digest, size: u64) -> Self {
+        let (repo, digest) = (repo.clone(), digest.clone());
+        Self { repo, digest, size, place: Place::File, resumed: false }
+    }
+}
+
+/// Which bytes of a digest are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// Those that were published just now.
+    Mine,
+    /// Others of the same digest, which were there.
+    Other,
+    /// None: they may have been removed since they were published. The upload begins anew.
+    StartOver,
 }
 
 /// A manifest as it was pushed.
@@ -225,9 +273,9 @@ pub struct ReviewScope {
     pub after: Option<ReviewCursor>,
 }
 
-/// A place in the queue of reviews.
+/// A place in the queue of reviews, in words of the implementation's own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ReviewCursor(Vec<u64>);
+pub struct ReviewCursor(String);
 
 /// What waits for collection, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -407,12 +455,10 @@ pub struct CheckPage {
     pub next: Option<CheckCursor>,
 }
 
-/// A place in a check of the records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CheckCursor {
-    phase: u8,
-    after: i64,
-}
+/// A place in a check of the records, in words of the implementation's own; the default is the
+/// beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckCursor(String);
 
 /// The facts. Shared as `Arc<dyn Records>`.
 ///
@@ -430,15 +476,27 @@ pub trait Records: Send + Sync + 'static {
     /// that a client pushes it again. Writes nothing.
     async fn find_blob(&self, repo: &RepoName, digest: &Digest) -> Result<Option<RepoBlob>>;
 
-    /// Turns a condemned link live, for a HEAD that is about to answer 200. False: the link is
-    /// gone, answer 404. On a live link it writes nothing and returns true.
-    async fn rescue_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool>;
+    /// The same for a HEAD that is about to answer 200: a condemned link is turned live first,
+    /// unless nothing `may_write`. `None`: it is gone, answer 404. Of a live link nothing is
+    /// written.
+    async fn promise_blob(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        may_write: bool,
+    ) -> Result<Option<RepoBlob>>;
 
-    /// Records that verified bytes of `digest` are durable under their final name, and that `repo`
+    /// The proof anew, where the bytes of an earlier one were not at their place: `None` when
+    /// `repo` does not hold them any more.
+    async fn find_again(&self, repo: &RepoName, blob: &RepoBlob) -> Result<Option<RepoBlob>> {
+        self.find_blob(repo, blob.digest()).await
+    }
+
+    /// Records that verified bytes of a digest are durable at their place, and that a repository
     /// holds them: blob live (a quarantined one is healed), link live, review queued.
     ///
-    /// Call under the digest's lock, after the file's directory was synced.
-    async fn link_published(&self, repo: &RepoName, digest: &Digest, size: u64) -> Result<()>;
+    /// Call under the digest's lock, after the bytes were published.
+    async fn publish(&self, publish: Publish) -> Result<Kept>;
 
     /// Links a blob that `from` holds (or, without `from`, that any repository holds) to `to`, and
     /// turns a condemned link of `to` live. `None`: not found, nothing changed.
@@ -548,13 +606,13 @@ pub trait Records: Send + Sync + 'static {
     /// what waits.
     async fn reclaimable(&self, grace: Duration) -> Result<Reclaimable>;
 
-    /// Begins to remove a blob: true if no link to it exists, and then nothing can link it before
-    /// it is published anew. Call under the digest's lock, then remove the file, then
-    /// [`Self::end_removal`].
-    async fn begin_removal(&self, digest: &Digest) -> Result<bool>;
+    /// Begins to remove a blob: where its bytes are, if no link to it exists, and then nothing can
+    /// link it before it is published anew. Call under the digest's lock, then remove the bytes,
+    /// then [`Self::end_removal`].
+    async fn begin_removal(&self, digest: &Digest) -> Result<Option<Place>>;
 
-    /// Forgets a blob whose file was removed. Does nothing unless it is in removal.
-    async fn end_removal(&self, digest: &Digest) -> Result<()>;
+    /// Forgets a blob whose bytes were removed. Does nothing unless it is in removal.
+    async fn end_removal(&self, digest: &Digest, place: &Place) -> Result<()>;
 
     /// Blobs whose removal a crash interrupted, at most `max`. To be finished at start, each under
     /// its lock.
@@ -610,16 +668,13 @@ pub trait Records: Send + Sync + 'static {
     /// Cost: proportional to what it holds.
     async fn remove_repository(&self, repo: &RepoName) -> Result<bool>;
 
-    /// How much is stored.
+    /// How much is stored; `None` where that is not known yet.
     /// Cost: proportional to it, some 100 ms per million rows; the caller remembers the answer.
-    async fn totals(&self) -> Result<Totals>;
+    async fn totals(&self) -> Result<Option<Totals>>;
 
     /// Checks part of the records against the promises they were written under, from `cursor` on,
     /// about `n` records; puts right what [`Fault::is_repairable`] with `repair`.
     async fn check(&self, cursor: CheckCursor, n: usize, repair: bool) -> Result<CheckPage>;
-
-    /// Writes a consistent copy of the records into `directory`, durably. Changes go on meanwhile.
-    async fn backup(&self, directory: &Path) -> Result<()>;
 
     /// Refuses further changes, finishes those under way, and marks the records as closed in order.
     async fn close(&self) -> Result<()>;

@@ -74,7 +74,7 @@ pub(super) fn by_digest(text: &str) -> Reference {
 impl Subject {
     async fn blob(&self, name: &str, text: &str) {
         let size = text.len() as u64;
-        self.records.link_published(&repo(name), &digest(text), size).await.unwrap();
+        self.records.publish(Publish::file(&repo(name), &digest(text), size)).await.unwrap();
     }
 
     async fn put(&self, push: PutManifest) -> bool {
@@ -132,7 +132,7 @@ async fn a_blob_is_readable_only_where_it_is_linked(s: &Subject) {
 
     let long = Digest::of(shared::Algorithm::Sha512, b"one");
     assert_eq!(s.records.find_blob(&repo("a"), &long).await.unwrap(), None);
-    s.records.link_published(&repo("a"), &long, 3).await.unwrap();
+    s.records.publish(Publish::file(&repo("a"), &long, 3)).await.unwrap();
     assert!(s.records.find_blob(&repo("a"), &long).await.unwrap().is_some());
 }
 
@@ -290,7 +290,10 @@ async fn an_upload_that_nobody_names_goes_after_review_and_grace(s: &Subject) {
     (s.advance)(HOUR);
     assert_eq!(s.review(24 * HOUR).await.condemned, 1);
     assert!(s.holds("a", "one").await.unwrap().condemned());
-    assert!(!s.records.begin_removal(&digest("one")).await.unwrap(), "condemned links count");
+    assert!(
+        s.records.begin_removal(&digest("one")).await.unwrap().is_none(),
+        "condemned links count"
+    );
     let waiting = s.records.waiting().await.unwrap();
     assert_eq!((waiting.condemned_links, waiting.condemned_bytes, waiting.reviews), (1, 3, 1));
 
@@ -306,11 +309,14 @@ async fn an_upload_that_nobody_names_goes_after_review_and_grace(s: &Subject) {
     assert_eq!(s.holds("a", "one").await, None);
     assert_eq!(s.review(24 * HOUR).await.removable, [digest("one")]);
     assert_eq!(s.review(24 * HOUR).await.removable, [digest("one")], "until it is gone");
-    assert!(s.records.begin_removal(&digest("one")).await.unwrap());
+    assert!(s.records.begin_removal(&digest("one")).await.unwrap().is_some());
     assert_eq!(s.records.interrupted_removals(9).await.unwrap(), [digest("one")]);
-    assert!(s.records.begin_removal(&digest("one")).await.unwrap(), "after a crash, again");
-    s.records.end_removal(&digest("one")).await.unwrap();
-    s.records.end_removal(&digest("one")).await.unwrap();
+    assert!(
+        s.records.begin_removal(&digest("one")).await.unwrap().is_some(),
+        "after a crash, again"
+    );
+    s.records.end_removal(&digest("one"), &Place::File).await.unwrap();
+    s.records.end_removal(&digest("one"), &Place::File).await.unwrap();
     assert_eq!(s.review(24 * HOUR).await.removable, []);
     assert_eq!(s.records.waiting().await.unwrap(), Waiting::default());
     assert_eq!(s.records.list_blobs(None, 9).await.unwrap(), []);
@@ -356,8 +362,8 @@ async fn is_rescued(s: &Subject, named: bool) {
 
 async fn head_rescues(s: &Subject) {
     condemn(s).await;
-    assert!(s.records.rescue_blob(&repo("a"), &digest("one")).await.unwrap());
-    assert!(!s.records.rescue_blob(&repo("b"), &digest("one")).await.unwrap());
+    assert!(s.records.promise_blob(&repo("a"), &digest("one"), true).await.unwrap().is_some());
+    assert!(s.records.promise_blob(&repo("b"), &digest("one"), true).await.unwrap().is_none());
     is_rescued(s, false).await;
 }
 
@@ -434,11 +440,14 @@ async fn a_deleted_link_frees_the_blob_unless_it_is_linked_elsewhere(s: &Subject
     assert_eq!(s.holds("a", "one").await, None);
     assert!(s.holds("b", "one").await.is_some());
     assert_eq!(s.review(HOUR).await.removable, []);
-    assert!(!s.records.begin_removal(&digest("one")).await.unwrap());
+    assert!(s.records.begin_removal(&digest("one")).await.unwrap().is_none());
     s.records.unlink_blob(&repo("b"), &digest("one")).await.unwrap();
     assert_eq!(s.review(HOUR).await.removable, [digest("one")]);
     s.blob("b", "one").await;
-    assert!(!s.records.begin_removal(&digest("one")).await.unwrap(), "linked again meanwhile");
+    assert!(
+        s.records.begin_removal(&digest("one")).await.unwrap().is_none(),
+        "linked again meanwhile"
+    );
     assert_eq!(s.review(HOUR).await.removable, []);
 }
 
@@ -517,7 +526,7 @@ async fn a_rotten_blob_is_out_of_service_until_it_is_pushed_again(s: &Subject) {
     assert!(s.records.quarantine(&digest("one")).await.unwrap());
     assert!(!s.records.quarantine(&digest("one")).await.unwrap());
     assert_eq!(s.holds("a", "one").await, None);
-    assert!(!s.records.rescue_blob(&repo("a"), &digest("one")).await.unwrap());
+    assert!(s.records.promise_blob(&repo("a"), &digest("one"), true).await.unwrap().is_none());
     assert_eq!(s.records.mount(&repo("b"), Some(&repo("a")), &digest("one")).await.unwrap(), None);
     assert_eq!(s.records.mount(&repo("b"), None, &digest("one")).await.unwrap(), None);
     let again = s.records.put_manifest(manifest("a", "n", &["one"], &[])).await;
@@ -543,7 +552,7 @@ async fn stamps_move_with_every_change_of_the_repository(s: &Subject) {
     moves!(s.records.delete_tag(&repo("a"), &tag("t")).await.unwrap());
     moves!(s.records.delete_manifest(&repo("a"), &digest("m")).await.unwrap());
     moves!(s.review(HOUR).await);
-    moves!(s.records.rescue_blob(&repo("a"), &digest("one")).await.unwrap());
+    moves!(s.records.promise_blob(&repo("a"), &digest("one"), true).await.unwrap());
     moves!(s.records.quarantine(&digest("one")).await.unwrap());
     moves!(s.blob("a", "one").await);
     moves!(s.records.unlink_blob(&repo("a"), &digest("one")).await.unwrap());
@@ -572,7 +581,7 @@ async fn usage_counts_shared_blobs_apart(s: &Subject) {
     };
     assert_eq!(usage, want);
     let want = Totals { repositories: 1, tags: 2, manifests: 2, blobs: 2, blob_bytes: 9 };
-    assert_eq!(s.records.totals().await.unwrap(), want);
+    assert_eq!(s.records.totals().await.unwrap(), Some(want));
     assert!(s.records.remove_repository(&repo("a")).await.unwrap());
     assert!(!s.records.remove_repository(&repo("a")).await.unwrap());
     assert_eq!(s.records.usage(&repo("a")).await.unwrap(), None);

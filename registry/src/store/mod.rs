@@ -1,42 +1,46 @@
-//! Immutable bytes by digest, in a directory.
+//! Bytes by digest, wherever they lie.
 //!
+//! What is above knows [`Store`], [`Upload`], [`Sealed`] and [`Source`], and no file. Which
+//! repository holds which digest is none of this module's business; the order of bytes and facts is
+//! `content`'s, and the same for every store:
 //! ```text
-//! <root>/lock                              held by the one process that serves the directory
-//! <root>/blobs/<algorithm>/<xx>/<hex>      published bytes; never rewritten in place
-//! <root>/uploads/<uuid>/{data,state}       what arrives, before its digest is known
+//! seal -> lock d -> publish -> records -> unlock -> end
 //! ```
-//! Everything here blocks: callers run it on a pool. Which repository holds which digest is none
-//! of this module's business; the order of bytes and facts is `content`'s.
 
-mod ahead;
 mod block;
-mod directory;
-mod inventory;
-mod memory;
-mod session;
+pub mod disk;
+mod locks;
+mod name;
+mod outcomes;
 mod timings;
 
+use std::fmt;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::Instant;
+use std::ops::Range;
+use std::time::Duration;
 
-use shared::{Algorithm, Digest, Hasher};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use shared::{Algorithm, Digest, Hasher, RepoName};
+use tokio::sync::MutexGuard;
 
 use crate::failpoint::fail_point;
+use crate::pool::Died;
+use crate::records::{BlobRecord, Kept, Place, RepoBlob};
 
 pub use block::Block;
-pub use directory::{OpenError, Options};
-pub use inventory::{Found, Rotten, SHARDS};
-pub use session::{Checkpoint, Session, SessionId};
-pub use timings::{Timings, timed};
+pub use name::{InvalidUploadId, UploadId};
+pub use outcomes::{Outcome, UploadOutcomes};
+pub use timings::{Action, Timings, timed};
 
 /// Why bytes could not be stored or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The disk has no room beyond the reserve, which is kept for the database and for deletes.
+    /// There is no room beyond the reserve, which is kept for the database and for deletes.
     #[error("the disk is full")]
     Full,
     /// An earlier write failed in a way that leaves the disk's state unknown.
@@ -51,203 +55,258 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+    /// A task of ours died.
+    #[error("an internal task failed")]
+    Task,
 }
 
-/// The store of one directory.
-///
-/// Holds the directory's lock for as long as it lives.
-#[derive(Debug)]
-pub struct Disk {
-    root: PathBuf,
-    /// Bytes of free space that uploads leave untouched.
-    reserve: u64,
-    /// From here on the bytes of an upload are written past the page cache.
-    direct_from: u64,
-    /// `None` where everything goes through the page cache.
-    ahead: Option<ahead::Ahead>,
-    boot_id: String,
-    broken: OnceLock<String>,
-    timings: Timings,
-    _lock: File,
+impl From<Died> for StoreError {
+    fn from(_: Died) -> Self {
+        Self::Task
+    }
 }
 
-/// Read at a time where a file is hashed again.
-const REHASH_BYTES: usize = 1 << 20;
+/// Why an upload cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// No such upload in this repository.
+    #[error("no such upload")]
+    Unknown,
+    /// Another request writes to it.
+    #[error("another request is writing to this upload")]
+    Busy {
+        /// Bytes received so far.
+        offset: u64,
+    },
+    /// Too many uploads are open.
+    #[error("too many uploads are open already")]
+    TooMany,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
-impl Disk {
-    /// The directory that this store lives in.
-    pub fn root(&self) -> &Path {
-        &self.root
+impl From<Died> for UploadError {
+    fn from(died: Died) -> Self {
+        Self::Store(died.into())
     }
+}
 
-    /// How long it takes.
-    pub fn timings(&self) -> &Timings {
-        &self.timings
+/// Why an upload was not sealed. Except after `Cancelled` its bytes are gone.
+#[derive(Debug, thiserror::Error)]
+pub enum SealError {
+    /// The bytes are not the digest's.
+    #[error("the content's digest is {actual}")]
+    Mismatch { actual: Digest },
+    /// The upload was ended meanwhile.
+    #[error("the upload was cancelled")]
+    Cancelled,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Died> for SealError {
+    fn from(died: Died) -> Self {
+        Self::Store(died.into())
     }
+}
 
-    /// Why the store takes no writes any more, if so.
-    pub fn broken(&self) -> Option<&str> {
-        self.broken.get().map(String::as_str)
+/// What is wrong with a blob's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rotten {
+    Absent,
+    /// There are this many.
+    Length(u64),
+    /// They are not the digest's.
+    Content,
+}
+
+/// Where the bytes of a blob come from.
+pub enum Source {
+    /// A file that has the whole blob, whichever range was asked for. It stays readable when the
+    /// blob is removed meanwhile.
+    File(File),
+    /// The range.
+    Bytes(Bytes),
+    /// The client gets them there by itself.
+    Redirect(String),
+    /// The range, as it arrives.
+    Stream(BoxStream<'static, io::Result<Bytes>>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(file) => f.debug_tuple("File").field(file).finish(),
+            Self::Bytes(bytes) => f.debug_tuple("Bytes").field(&bytes.len()).finish(),
+            // An address may let whoever reads it in.
+            Self::Redirect(_) => f.write_str("Redirect"),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
     }
+}
 
-    /// Turns the store read-only for the rest of the process's life.
+/// Where an upload stood, to go back to.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub(crate) hasher: Hasher,
+    pub(crate) offset: u64,
+}
+
+/// What there is at this moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Uploads that are open, those of an earlier process included.
+    pub uploads: usize,
+    pub free_bytes: u64,
+    /// Bytes of the whole, free or not; 0 where there is no end.
+    pub capacity_bytes: u64,
+}
+
+/// What is counted since the start.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    pub actions: Family<Action, Histogram>,
+    pub outcomes: UploadOutcomes,
+}
+
+/// The right to change what a digest's bytes are. Empty where the store needs none.
+#[derive(Debug, Default)]
+pub struct DigestGuard<'s> {
+    _held: Option<MutexGuard<'s, ()>>,
+}
+
+/// Bytes of blobs. Shared as `Arc<dyn Store>`.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Starts an upload, hashed by `algorithm` as it arrives.
+    async fn begin(
+        &self,
+        repo: &RepoName,
+        algorithm: Algorithm,
+    ) -> Result<Box<dyn Upload>, UploadError>;
+
+    /// The right to write to an upload.
+    async fn resume(&self, repo: &RepoName, id: UploadId) -> Result<Box<dyn Upload>, UploadError>;
+
+    /// Bytes that an upload has received.
+    async fn offset(&self, repo: &RepoName, id: UploadId) -> Result<u64, UploadError>;
+
+    /// Ends an upload and drops its bytes. A request that is writing to it fails.
+    async fn cancel(&self, repo: &RepoName, id: UploadId) -> Result<(), UploadError>;
+
+    /// Ends uploads that nothing was written to for `age`. Gives their number. One that begins or
+    /// is loaded at this moment may be hit at a low age; its request finds it unknown.
+    async fn expire(&self, age: Duration) -> Result<u64, StoreError>;
+
+    /// Waits for whoever publishes or removes `digest`.
+    async fn lock(&self, digest: &Digest) -> DigestGuard<'_>;
+
+    /// Opens the bytes of a blob: those of `range`, or all of them. `redirect`: whether the client
+    /// may be sent elsewhere. Writes nothing.
+    async fn open(
+        &self,
+        blob: &RepoBlob,
+        range: Range<u64>,
+        redirect: bool,
+    ) -> Result<Result<Source, Rotten>, StoreError>;
+
+    /// Removes the bytes of `digest` at `place`, durably. Bytes that are not there are no error.
+    /// Call under the digest's lock.
+    async fn remove(&self, digest: &Digest, place: &Place) -> Result<(), StoreError>;
+
+    /// Reads a blob's bytes to their end and compares them with what they should be. `pace` is told
+    /// of bytes read, on the pool, and may wait; false from it ends the reading early, as if all
+    /// were well.
     ///
-    /// After a failed fsync the kernel marks the lost pages clean, so a second fsync that succeeds
-    /// proves nothing: nothing may be acknowledged any more.
-    pub fn mark_broken(&self, why: &str) {
-        if fail_point!("read-only", off) {
-            return;
-        }
-        if self.broken.set(why.to_owned()).is_ok() {
-            tracing::error!(reason = why, "the store is read-only from now on; pulls go on");
-        }
-    }
+    /// # Errors
+    /// When they cannot be read, which says nothing about them.
+    async fn verify(&self, blob: &BlobRecord, pace: Pace) -> Result<Option<Rotten>, StoreError>;
 
-    /// Refuses when the store is read-only or when fewer than the reserved bytes are free.
+    /// Whether there are as many bytes of a blob as there should be, without reading them.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    async fn look_at(&self, blob: &BlobRecord) -> Result<Option<Rotten>, StoreError>;
+
+    /// Why no writes are taken any more, if so.
+    fn broken(&self) -> Option<String>;
+
+    /// Refuses when nothing can be written, or when fewer than the reserved bytes are free.
     ///
     /// # Errors
     /// [`StoreError::ReadOnly`], [`StoreError::Full`].
-    pub fn ready_for_writes(&self) -> Result<(), StoreError> {
-        if let Some(why) = self.broken() {
-            return Err(StoreError::ReadOnly(why.to_owned()));
-        }
-        let free =
-            self.free_bytes().map_err(|source| self.failed("read the free space", source))?;
-        if free < self.reserve { Err(StoreError::Full) } else { Ok(()) }
-    }
+    fn ready(&self) -> Result<(), StoreError>;
 
-    /// Free bytes that this process may use.
+    /// From memory, without waiting.
+    fn figures(&self) -> Figures;
+
+    fn counts(&self) -> Counts;
+
+    /// Waits, for a few seconds at most, until uploads that were dropped have been saved.
+    async fn settled(&self);
+}
+
+/// What [`Store::verify`] tells of bytes read.
+pub type Pace = Box<dyn FnMut(u64) -> bool + Send>;
+
+/// The right to write to one upload. Dropped, it stays resumable.
+#[async_trait]
+pub trait Upload: fmt::Debug + Send {
+    fn id(&self) -> UploadId;
+
+    fn repo(&self) -> &RepoName;
+
+    /// Bytes received.
+    fn offset(&self) -> u64;
+
+    /// Whether somebody has ended it meanwhile.
+    fn cancelled(&self) -> bool;
+
+    /// Says how many bytes are about to be appended, if that is known.
+    fn expect(&mut self, bytes: Option<u64>);
+
+    /// Appends a block and hashes it. Gives back an empty one. Blocks.
     ///
     /// # Errors
-    /// Those of statvfs(3).
-    pub fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.root)?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-    }
+    /// Then the upload is gone, and its space given back.
+    fn append(&mut self, block: Block) -> Result<Block, StoreError>;
 
-    /// Bytes of the file system, free or not.
+    /// Waits until more may be appended. Between two turns, with nothing held.
+    async fn room(&mut self) -> Result<(), StoreError>;
+
+    fn checkpoint(&self) -> Checkpoint;
+
+    /// Takes back everything appended since, and ends the writing for now.
+    async fn rewind(self: Box<Self>, to: Checkpoint) -> Result<(), StoreError>;
+
+    /// Ends the writing for now: the upload can be gone on with, after a restart too. Gives the
+    /// bytes received.
+    async fn pause(self: Box<Self>) -> Result<u64, StoreError>;
+
+    /// Makes the bytes durable, unless they are not the digest's.
+    async fn seal(self: Box<Self>, digest: &Digest) -> Result<Box<dyn Sealed>, SealError>;
+}
+
+/// Durable bytes of an upload, whose digest is known.
+#[async_trait]
+pub trait Sealed: fmt::Debug + Send {
+    /// Bytes.
+    fn size(&self) -> u64;
+
+    /// Puts the bytes where the digest's are read, durably; replaces what is there. Call under the
+    /// digest's lock.
     ///
-    /// # Errors
-    /// Those of statvfs(3).
-    pub fn capacity_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::statvfs(&self.root)?;
-        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
-    }
-
-    /// Opens the bytes of a published blob.
-    ///
-    /// # Errors
-    /// `NotFound` when no such bytes are published; what is no regular file (a link, a pipe) is
-    /// none of ours and leads nowhere. Another error when the directory is gone in which they would
-    /// be: a disk that is not mounted says nothing about its blobs.
-    pub fn open_blob(&self, digest: &Digest) -> io::Result<File> {
-        match timed(&self.timings.reader, || open_regular(&self.blob_path(digest))) {
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && !self.shard_path(digest).is_dir() =>
-            {
-                Err(io::Error::other("the blobs' directory is gone"))
-            }
-            other => other,
-        }
-    }
-
-    /// The same where that takes no wait for the disk; `None` where it might, or fails.
-    pub fn open_blob_in_memory(&self, digest: &Digest) -> Option<File> {
-        use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let (path, began) = (self.blob_path(digest), Instant::now());
-        // Linux 5.12; where it is not known, or not allowed, the pool does it.
-        let file = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED);
-        let file = File::from(file.ok()?);
-        self.timings.reader.observe(began.elapsed().as_secs_f64());
-        file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
-    }
-
-    /// Moves an upload's bytes to their digest's place, durably; replaces what is there.
-    ///
-    /// Replacing heals: the new bytes were just verified, the old ones may be rotten. The caller
-    /// has synced the data ([`Session::sync`]) and holds the digest's lock.
+    /// Replacing heals: the new bytes were just verified, the old ones may be rotten.
     ///
     /// # Errors
     /// [`StoreError::Gone`] when the upload was cancelled meanwhile.
-    pub fn publish(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
-        timed(&self.timings.publish, || self.publish_untimed(session, digest))
-    }
+    async fn publish(&mut self) -> Result<Place, StoreError>;
 
-    fn publish_untimed(&self, session: &SessionId, digest: &Digest) -> Result<(), StoreError> {
-        let target = self.blob_path(digest);
-        // Before the rename: whatever cannot be opened leaves everything as it is.
-        let shard = self.open_shard(digest)?;
-        std::fs::rename(self.session_dir(session).join("data"), &target)
-            .map_err(|source| self.upload_failed(session, "publish the blob", source))?;
-        fail_point!("publish-renamed");
-        self.sync_shard(&shard)?;
-        fail_point!("publish-synced");
-        Ok(())
-    }
+    /// Whether the upload was found by an earlier request, and may have been published before.
+    fn resumed(&self) -> bool;
 
-    /// Removes a published blob's bytes, durably. The caller holds the digest's lock. Bytes that
-    /// are not there are no error.
-    ///
-    /// # Errors
-    /// What unlink and fsync answer.
-    pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        timed(&self.timings.delete, || {
-            let shard = self.open_shard(digest)?;
-            match std::fs::remove_file(self.blob_path(digest)) {
-                Ok(()) => self.sync_shard(&shard),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(source) => Err(self.failed("remove the blob", source)),
-            }
-        })
-    }
-
-    fn open_shard(&self, digest: &Digest) -> Result<File, StoreError> {
-        File::open(self.shard_path(digest))
-            .map_err(|source| self.failed("open the blob's directory", source))
-    }
-
-    fn sync_shard(&self, shard: &File) -> Result<(), StoreError> {
-        if fail_point!("shard-sync", off) {
-            return Ok(());
-        }
-        fail_point!("shard-sync-fails", io)
-            .and_then(|()| shard.sync_all())
-            .map_err(|source| self.sync_failed("sync the blob's directory", source))
-    }
-
-    /// Turns the store read-only, whatever the error says. ENOSPC at a sync is not a full file
-    /// system, which refuses the write or the rename: it is storage that ran out below one, and what
-    /// was lost may be other requests' too. A second sync would prove nothing.
-    fn sync_failed(&self, what: &'static str, source: io::Error) -> StoreError {
-        self.mark_broken(&format!("could not {what}: {source}"));
-        StoreError::Io { what, source }
-    }
-
-    fn shard_path(&self, digest: &Digest) -> PathBuf {
-        let mut path = self.root.join("blobs");
-        path.push(digest.algorithm().as_str());
-        path.push(&digest.hex()[..2]);
-        path
-    }
-
-    /// Where the bytes of `digest` are or would be.
-    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
-        self.shard_path(digest).join(digest.hex())
-    }
-
-    /// Sorts an error: out of space, a broken disk, or neither.
-    fn failed(&self, what: &'static str, source: io::Error) -> StoreError {
-        use rustix::io::Errno;
-        match source.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::NOSPC | Errno::DQUOT) => StoreError::Full,
-            Some(Errno::IO | Errno::ROFS | Errno::NXIO | Errno::NODEV) => {
-                self.mark_broken(&format!("could not {what}: {source}"));
-                StoreError::Io { what, source }
-            }
-            _ => StoreError::Io { what, source },
-        }
-    }
+    /// Ends the upload: what became of its bytes, or nothing where they were not recorded.
+    async fn end(self: Box<Self>, kept: Option<Kept>);
 }
 
 /// Whether there were too many open files: somebody else's doing, and over soon.
@@ -256,38 +315,3 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::MFILE | Errno::NFILE)) && !fail_point!("out-of-descriptors", off)
 }
-
-/// Opens a file for reading, and nothing that is none: a name that leads elsewhere would serve what
-/// lies there.
-pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
-    use rustix::fs::{Mode, OFlags};
-    // Without NONBLOCK a pipe would be waited for.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        Err(errno) => return Err(errno.into()),
-    };
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::NotFound.into()) }
-}
-
-/// Hashes `length` bytes of `file` from `offset` into `hasher`.
-fn hash_range(file: &File, hasher: &mut Hasher, offset: u64, length: u64) -> io::Result<()> {
-    let mut buffer = vec![0; REHASH_BYTES];
-    let (mut at, end) = (offset, offset + length);
-    while at < end {
-        let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(REHASH_BYTES);
-        let got = file.read_at(&mut buffer[..want], at)?;
-        if got == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        hasher.update(&buffer[..got]);
-        at += got as u64;
-    }
-    Ok(())
-}
-
-/// Both algorithms, where something is made for each.
-const ALGORITHMS: [Algorithm; 2] = [Algorithm::Sha256, Algorithm::Sha512];

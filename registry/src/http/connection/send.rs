@@ -8,13 +8,14 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use rustix::io::{Errno, ReadWriteFlags};
 use tokio::io::Interest;
 use tokio::task::JoinHandle;
 
 use super::Link;
 use super::socket::Socket;
-use crate::http::body::{FilePart, Part};
+use crate::http::body::{FilePart, Part, StreamPart};
 use crate::sys;
 
 /// Bytes of a file sent before other connections of the worker have their turn.
@@ -69,6 +70,7 @@ impl Sender<'_> {
                     *sent += bytes.len() as u64;
                 }
                 Part::File(part) => self.file(part, sent).await?,
+                Part::Stream(part) => self.stream(part, more, sent).await?,
             }
         }
         self.flush().await
@@ -103,6 +105,23 @@ impl Sender<'_> {
             io::ErrorKind::Interrupted => Ok(()),
             _ => Err(error),
         }
+    }
+
+    /// Sends what arrives from elsewhere. One that ends early, or fails, ends the connection: its
+    /// length was announced.
+    async fn stream(self, mut part: StreamPart, more: bool, sent: &mut u64) -> io::Result<()> {
+        let mut left = part.length;
+        while left > 0 {
+            let piece =
+                part.stream.next().await.unwrap_or(Err(io::ErrorKind::UnexpectedEof.into()))?;
+            if piece.len() as u64 > left {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            left -= piece.len() as u64;
+            self.write(&piece, more || left > 0).await?;
+            *sent += piece.len() as u64;
+        }
+        Ok(())
     }
 
     async fn file(self, part: FilePart, sent: &mut u64) -> io::Result<()> {

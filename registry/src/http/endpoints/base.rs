@@ -101,13 +101,15 @@ pub(super) async fn metrics(call: &Call) -> Reply {
     let state = &call.state;
     let records = state.content.records();
     let form = Form::accepted(call.header(header::ACCEPT).unwrap_or_default());
+    let figures = state.content.store().figures();
+    let totals = async { records.totals().await.map(Option::unwrap_or_default) };
     let gauges = Gauges {
-        uploads_active: state.content.open_uploads(),
-        disk_free_bytes: state.content.disk().free_bytes().unwrap_or(0),
-        disk_capacity_bytes: state.content.disk().capacity_bytes().unwrap_or(0),
+        uploads_active: figures.uploads,
+        disk_free_bytes: figures.free_bytes,
+        disk_capacity_bytes: figures.capacity_bytes,
         writable: state.content.writes_refused().is_none(),
         waiting: state.waiting.get(records.waiting()).await,
-        totals: state.totals.get(records.totals()).await,
+        totals: state.totals.get(totals).await,
     };
     reply(StatusCode::OK)
         .insert_header((header::CONTENT_TYPE, form.content_type()))

@@ -1,6 +1,7 @@
 //! Pulling and deleting blobs (end-2, end-10).
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use rustix::io::ReadWriteFlags;
 use shared::{Digest, RepoName};
 use uuid::Uuid;
 
-use crate::content::{DeleteError, OpenBlob};
+use crate::content::{DeleteError, Source};
 use crate::http::Call;
 use crate::http::authorize::{Allowed, Delete, Pull};
-use crate::http::body::{Body, FilePart, Part};
+use crate::http::body::{Body, FilePart, Part, StreamPart};
 use crate::http::error::ApiError;
 use crate::http::range::Wanted;
 use crate::http::respond::{CONTENT_DIGEST, Finish as _, Reply, digest_value, reply};
@@ -38,20 +39,65 @@ pub(super) async fn get(
         let blob = blob.ok_or_else(|| ApiError::blob_unknown(digest))?;
         return Ok(head_reply(call, digest, blob.size()));
     }
-    let open = call.content().open_blob(repo, digest).await?;
-    let open = open.ok_or_else(|| ApiError::blob_unknown(digest))?;
-    let size = open.blob.size();
+    let blob = call.content().find_blob(repo, digest).await?;
+    let blob = blob.ok_or_else(|| ApiError::blob_unknown(digest))?;
+    let size = blob.size();
     if not_modified(call, digest) {
         return Ok(not_modified_reply(digest));
     }
-    match wanted(call, digest, size) {
-        Wanted::All => Ok(whole_or_part(call, repo, digest, open, None)),
-        Wanted::Parts(parts) => match parts[..] {
-            [part] => Ok(whole_or_part(call, repo, digest, open, Some(part))),
-            _ => Ok(several(call, repo, digest, open, &parts)),
-        },
-        Wanted::Unsatisfiable => Err(unsatisfiable(size)),
-    }
+    let parts = match wanted(call, digest, size) {
+        Wanted::All => None,
+        Wanted::Parts(parts) => Some(parts),
+        Wanted::Unsatisfiable => return Err(unsatisfiable(size)),
+    };
+    let range = match parts.as_deref() {
+        Some(&[(first, last)]) => first..last + 1,
+        _ => 0..size,
+    };
+    let source = call.content().open_blob(repo, blob, range.clone(), true).await?;
+    let source = source.ok_or_else(|| ApiError::blob_unknown(digest))?;
+    let sending = Sending { call, repo, digest, size };
+    Ok(match (source, parts) {
+        (Source::Redirect(to), _) => redirect(digest, &to),
+        (Source::File(file), Some(parts)) if parts.len() > 1 => {
+            let (file, short) = (Arc::new(file), sending.short());
+            sending.several(&parts, |first, length| {
+                Part::File(FilePart::new(Arc::clone(&file), first, length, Rc::clone(&short)))
+            })
+        }
+        (Source::Bytes(bytes), Some(parts)) if parts.len() > 1 => {
+            let place = |at| usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+            sending.several(&parts, |first, length| {
+                Part::Bytes(bytes.slice(place(first)..place(first + length)))
+            })
+        }
+        (Source::File(file), parts) => {
+            let (first, length) = (range.start, range.end - range.start);
+            let part = match read_in_memory(&file, first, length) {
+                Some(bytes) => Part::Bytes(bytes),
+                None => Part::File(FilePart::new(Arc::new(file), first, length, sending.short())),
+            };
+            sending.one(range, parts.is_some(), part)
+        }
+        (Source::Bytes(bytes), parts) => sending.one(range, parts.is_some(), Part::Bytes(bytes)),
+        (Source::Stream(stream), parts) => {
+            // Of several ranges all of them: one stream has one beginning.
+            let length = range.end - range.start;
+            let part = matches!(parts.as_deref(), Some([_]));
+            sending.one(range, part, Part::Stream(StreamPart { stream, length }))
+        }
+    })
+}
+
+/// Sends the client where the bytes are. The address is good for a while only, and lets in whoever
+/// has it.
+fn redirect(digest: &Digest, to: &str) -> Reply {
+    reply(StatusCode::TEMPORARY_REDIRECT)
+        .insert_header((header::LOCATION, to))
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .insert_header((CONTENT_DIGEST, digest_value(digest)))
+        .empty()
+        .into()
 }
 
 /// The headers of every answer with bytes of a blob.
@@ -64,73 +110,61 @@ fn with_bytes(status: StatusCode, digest: &Digest) -> HttpResponseBuilder {
     builder
 }
 
-fn whole_or_part(
-    call: &Call,
-    repo: &RepoName,
-    digest: &Digest,
-    open: OpenBlob,
-    part: Option<(u64, u64)>,
-) -> Reply {
-    let size = open.blob.size();
-    let (mut builder, first, length) = match part {
-        None => (with_bytes(StatusCode::OK, digest), 0, size),
-        Some((first, last)) => {
-            let mut builder = with_bytes(StatusCode::PARTIAL_CONTENT, digest);
-            let range = format!("bytes {first}-{last}/{size}");
+/// A blob on its way to a client.
+struct Sending<'a> {
+    call: &'a Call,
+    repo: &'a RepoName,
+    digest: &'a Digest,
+    size: u64,
+}
+
+impl Sending<'_> {
+    /// One range, or the whole.
+    fn one(&self, range: Range<u64>, partial: bool, part: Part) -> Reply {
+        let mut builder = if partial {
+            let mut builder = with_bytes(StatusCode::PARTIAL_CONTENT, self.digest);
+            let range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.size);
             builder.insert_header((header::CONTENT_RANGE, range));
-            (builder, first, last - first + 1)
+            builder
+        } else {
+            with_bytes(StatusCode::OK, self.digest)
+        };
+        builder.insert_header((header::CONTENT_TYPE, "application/octet-stream"));
+        if range.is_empty() {
+            return builder.empty().into();
         }
-    };
-    builder.insert_header((header::CONTENT_TYPE, "application/octet-stream"));
-    if length == 0 {
-        return builder.empty().into();
+        builder.message_body_or_500(Body::parts(vec![part])).into()
     }
-    if length <= INLINE_BYTES
-        && let Some(bytes) = read_in_memory(&open.file, first, length)
-    {
-        return builder.message_body_or_500(Body::from(bytes)).into();
-    }
-    let short = short(call, repo, digest, size);
-    let part = FilePart::new(Arc::new(open.file), first, length, short);
-    builder.message_body_or_500(Body::parts(vec![Part::File(part)])).into()
-}
 
-/// What becomes of a blob whose file ends while it is sent.
-fn short(call: &Call, repo: &RepoName, digest: &Digest, size: u64) -> Rc<dyn Fn(u64)> {
-    let (content, repo, digest) = (call.content().clone(), repo.clone(), digest.clone());
-    Rc::new(move |offset| {
-        let (content, repo, digest) = (content.clone(), repo.clone(), digest.clone());
-        actix_rt::spawn(async move { content.meet_end(&repo, &digest, size, offset).await });
-    })
-}
-
-/// Several parts in one answer. Source: RFC 9110 §14.6.
-fn several(
-    call: &Call,
-    repo: &RepoName,
-    digest: &Digest,
-    open: OpenBlob,
-    ranges: &[(u64, u64)],
-) -> Reply {
-    let (size, file) = (open.blob.size(), Arc::new(open.file));
-    // Nobody knows it before the answer: no blob can be made to hold it.
-    let boundary = Uuid::new_v4().simple().to_string();
-    let short = short(call, repo, digest, size);
-    let mut parts = Vec::with_capacity(2 * ranges.len() + 1);
-    for (first, last) in ranges {
-        let before = format!(
-            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\
-             Content-Range: bytes {first}-{last}/{size}\r\n\r\n"
-        );
-        let (file, length) = (Arc::clone(&file), last - first + 1);
-        let file = FilePart::new(file, *first, length, Rc::clone(&short));
-        parts.extend([Part::Bytes(before.into()), Part::File(file)]);
+    /// Several parts in one answer. Source: RFC 9110 §14.6.
+    fn several(&self, ranges: &[(u64, u64)], bytes: impl Fn(u64, u64) -> Part) -> Reply {
+        let size = self.size;
+        // Nobody knows it before the answer: no blob can be made to hold it.
+        let boundary = Uuid::new_v4().simple().to_string();
+        let mut parts = Vec::with_capacity(2 * ranges.len() + 1);
+        for (first, last) in ranges {
+            let before = format!(
+                "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\n\
+                 Content-Range: bytes {first}-{last}/{size}\r\n\r\n"
+            );
+            parts.extend([Part::Bytes(before.into()), bytes(*first, last - first + 1)]);
+        }
+        parts.push(Part::Bytes(format!("\r\n--{boundary}--\r\n").into()));
+        let mut builder = with_bytes(StatusCode::PARTIAL_CONTENT, self.digest);
+        let kind = format!("multipart/byteranges; boundary={boundary}");
+        builder.insert_header((header::CONTENT_TYPE, kind));
+        builder.message_body_or_500(Body::parts(parts)).into()
     }
-    parts.push(Part::Bytes(format!("\r\n--{boundary}--\r\n").into()));
-    let mut builder = with_bytes(StatusCode::PARTIAL_CONTENT, digest);
-    let kind = format!("multipart/byteranges; boundary={boundary}");
-    builder.insert_header((header::CONTENT_TYPE, kind));
-    builder.message_body_or_500(Body::parts(parts)).into()
+
+    /// What becomes of a blob whose file ends while it is sent.
+    fn short(&self) -> Rc<dyn Fn(u64)> {
+        let (content, size) = (self.call.content().clone(), self.size);
+        let (repo, digest) = (self.repo.clone(), self.digest.clone());
+        Rc::new(move |offset| {
+            let (content, repo, digest) = (content.clone(), repo.clone(), digest.clone());
+            actix_rt::spawn(async move { content.meet_end(&repo, &digest, size, offset).await });
+        })
+    }
 }
 
 fn head_reply(call: &Call, digest: &Digest, size: u64) -> Reply {
@@ -188,8 +222,11 @@ pub(super) fn not_modified_reply(digest: &Digest) -> Reply {
         .into()
 }
 
-/// The range's bytes if they can be had without waiting for the disk.
+/// The range's bytes if they are few and can be had without waiting for the disk.
 fn read_in_memory(file: impl AsFd, offset: u64, length: u64) -> Option<Bytes> {
+    if length > INLINE_BYTES {
+        return None;
+    }
     let mut buffer = vec![0; usize::try_from(length).ok()?];
     let slice = io::IoSliceMut::new(&mut buffer);
     let read = rustix::io::preadv2(file, &mut [slice], offset, ReadWriteFlags::NOWAIT).ok()?;

@@ -4,7 +4,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header;
 use shared::{Algorithm, Digest, ErrorCode, RepoName};
 
-use crate::content::{ReceiveError, SessionError, Writer};
+use crate::content::{ReceiveError, SessionError, UploadId, Writer};
 use crate::http::Call;
 use crate::http::authorize::{Allowed, Create, Mount, Source};
 use crate::http::error::ApiError;
@@ -13,7 +13,6 @@ use crate::http::range::parse_content_range;
 use crate::http::respond::{
     CONTENT_DIGEST, Finish as _, Reply, UPLOAD_UUID, digest_value, reply, text_value,
 };
-use crate::store::SessionId;
 
 /// `POST`: starts an upload, or pushes or mounts a whole blob.
 pub(super) async fn start(
@@ -69,7 +68,7 @@ async fn mount(call: &Call, repo: &RepoName, wanted: &Mount) -> Result<Option<Re
 pub(super) async fn patch(
     call: &Call,
     create: &Allowed<Create>,
-    id: SessionId,
+    id: UploadId,
     body: Incoming,
 ) -> Result<Reply, ApiError> {
     let repo = create.repository();
@@ -84,7 +83,7 @@ pub(super) async fn patch(
 pub(super) async fn put(
     call: &Call,
     create: &Allowed<Create>,
-    id: SessionId,
+    id: UploadId,
     body: Incoming,
 ) -> Result<Reply, ApiError> {
     let repo = create.repository();
@@ -110,7 +109,7 @@ async fn finish(call: &Call, writer: Writer, digest: &Digest) -> Result<Reply, A
 pub(super) async fn status(
     call: &Call,
     create: &Allowed<Create>,
-    id: SessionId,
+    id: UploadId,
 ) -> Result<Reply, ApiError> {
     let repo = create.repository();
     let offset = call.content().upload_offset(repo, id).await?;
@@ -126,13 +125,13 @@ pub(super) async fn status(
 pub(super) async fn cancel(
     call: &Call,
     create: &Allowed<Create>,
-    id: SessionId,
+    id: UploadId,
 ) -> Result<Reply, ApiError> {
     call.content().cancel_upload(create.repository(), id).await?;
     Ok(reply(StatusCode::NO_CONTENT).empty().into())
 }
 
-async fn resume(call: &Call, repo: &RepoName, id: SessionId) -> Result<Writer, ApiError> {
+async fn resume(call: &Call, repo: &RepoName, id: UploadId) -> Result<Writer, ApiError> {
     match call.content().resume_upload(repo, id).await {
         Ok(writer) => Ok(writer),
         Err(SessionError::Busy { offset }) => {
@@ -165,7 +164,7 @@ fn check_range(
 async fn receive(
     call: &Call,
     repo: &RepoName,
-    id: SessionId,
+    id: UploadId,
     writer: Writer,
     length: Option<u64>,
     body: Incoming,
@@ -195,7 +194,7 @@ async fn receive(
 fn out_of_order(
     call: &Call,
     repo: &RepoName,
-    id: SessionId,
+    id: UploadId,
     offset: u64,
     why: &'static str,
 ) -> ApiError {
@@ -208,7 +207,7 @@ fn out_of_order(
 fn with_place(
     call: &Call,
     repo: &RepoName,
-    id: SessionId,
+    id: UploadId,
     offset: u64,
     error: ApiError,
 ) -> ApiError {
@@ -220,7 +219,7 @@ fn with_place(
         .with_detail(serde_json::json!({ "offset": offset }))
 }
 
-fn location(call: &Call, repo: &RepoName, id: SessionId) -> String {
+fn location(call: &Call, repo: &RepoName, id: UploadId) -> String {
     call.url(&format!("/v2/{repo}/blobs/uploads/{id}"))
 }
 
@@ -230,7 +229,7 @@ fn received(offset: u64) -> String {
     format!("0-{}", offset.saturating_sub(1))
 }
 
-fn accepted(call: &Call, repo: &RepoName, id: SessionId, offset: u64) -> Reply {
+fn accepted(call: &Call, repo: &RepoName, id: UploadId, offset: u64) -> Reply {
     reply(StatusCode::ACCEPTED)
         .insert_header((header::LOCATION, location(call, repo, id)))
         .insert_header((header::RANGE, received(offset)))

@@ -198,10 +198,32 @@ const PHASE_REPOSITORIES: u8 = 2;
 const PHASE_TAGS: u8 = 3;
 const PHASE_DIGESTS: u8 = 4;
 
+/// A place in a check: a phase and the last row that was looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    phase: u8,
+    after: i64,
+}
+
+impl Cursor {
+    /// What no check gave is the beginning.
+    pub(super) fn parse(text: &CheckCursor) -> Self {
+        let parse = || {
+            let (phase, after) = text.0.split_once('.')?;
+            Some(Self { phase: phase.parse().ok()?, after: after.parse().ok()? })
+        };
+        parse().unwrap_or_default()
+    }
+
+    fn text(self) -> CheckCursor {
+        CheckCursor(format!("{}.{}", self.phase, self.after))
+    }
+}
+
 /// One page of a check. `repair` is given where the caller may write.
 pub(super) fn check(
     c: &Connection,
-    cursor: CheckCursor,
+    cursor: Cursor,
     n: usize,
     repair: Option<GcTime>,
 ) -> rusqlite::Result<CheckPage> {
@@ -215,9 +237,9 @@ pub(super) fn check(
         _ => check_digests(c, cursor.after, n, repair, &mut page)?,
     };
     page.next = match next {
-        Some(after) => Some(CheckCursor { phase: cursor.phase, after }),
+        Some(after) => Some(Cursor { after, ..cursor }.text()),
         None if cursor.phase < PHASE_DIGESTS => {
-            Some(CheckCursor { phase: cursor.phase + 1, after: 0 })
+            Some(Cursor { phase: cursor.phase + 1, after: 0 }.text())
         }
         None => None,
     };

@@ -7,7 +7,7 @@ use super::ids::{self, NameColumn, digest_bytes, name_text};
 use super::schema::{REVIEW_BLOB, REVIEW_LINK, STATE_LIVE, STATE_QUARANTINED, STATE_REMOVING};
 use super::writer::{Change, Outcome};
 use crate::failpoint::fail_point;
-use crate::records::{GcTime, RepoBlob};
+use crate::records::{GcTime, Place, RepoBlob};
 
 /// A link as it stands.
 pub(super) struct Link {
@@ -42,6 +42,7 @@ pub(super) fn find(
     Ok(link(c, repo, digest)?.map(|link| RepoBlob {
         digest: digest.clone(),
         size: link.size,
+        place: Place::File,
         condemned: link.condemned,
     }))
 }
@@ -155,7 +156,7 @@ pub(super) fn mount(
     };
     let Some((blob, size)) = found else { return Ok(None) };
     add_link(change, to, blob, size, due)?;
-    Ok(Some(RepoBlob { digest: digest.clone(), size, condemned: false }))
+    Ok(Some(RepoBlob { digest: digest.clone(), size, place: Place::File, condemned: false }))
 }
 
 pub(super) fn holders(

@@ -27,12 +27,15 @@ impl Review {
     const START: Self = Self { due: 0, kind: -1, repo: 0, digest: 0 };
 
     fn cursor(self) -> ReviewCursor {
-        ReviewCursor([self.due as i64, self.kind, self.repo, self.digest].map(|n| n as u64).into())
+        let Self { due, kind, repo, digest } = self;
+        ReviewCursor(format!("{due}.{kind}.{repo}.{digest}"))
     }
 
     fn from_cursor(cursor: &ReviewCursor) -> Option<Self> {
-        let &[due, kind, repo, digest] = &cursor.0[..] else { return None };
-        Some(Self { due, kind: kind as i64, repo: repo as i64, digest: digest as i64 })
+        let mut parts = cursor.0.splitn(4, '.');
+        let due = parts.next()?.parse().ok()?;
+        let mut number = || parts.next()?.parse().ok();
+        Some(Self { due, kind: number()?, repo: number()?, digest: number()? })
     }
 }
 

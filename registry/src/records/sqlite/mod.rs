@@ -33,9 +33,10 @@ use self::readers::Readers;
 pub use self::schema::{OpenError, inspect};
 use self::writer::{Outcome, Shared, Writer};
 use super::{
-    BlobRecord, CheckCursor, CheckPage, Fault, GcClock, GcTime, Page, PutManifest,
-    PutManifestError, PutOutcome, Reclaimable, Records, RecordsError, ReferrerPage, RepoBlob,
-    RepoUsage, Result, ReviewScope, Reviewed, ScrubProgress, StoredManifest, Totals, Waiting,
+    BlobRecord, CheckCursor, CheckPage, Fault, GcClock, GcTime, Kept, Page, Place, Publish,
+    PutManifest, PutManifestError, PutOutcome, Reclaimable, Records, RecordsError, ReferrerPage,
+    RepoBlob, RepoUsage, Result, ReviewScope, Reviewed, ScrubProgress, StoredManifest, Totals,
+    Waiting,
 };
 use crate::failpoint::fail_point;
 
@@ -143,6 +144,21 @@ impl SqliteRecords {
     }
 }
 
+impl SqliteRecords {
+    /// Writes a consistent copy of the records into `directory`, durably. Changes go on meanwhile.
+    ///
+    /// # Errors
+    /// When the copy cannot be written.
+    pub async fn backup(&self, directory: &Path) -> Result<()> {
+        let (source, target) = (self.path.clone(), directory.join(DATABASE));
+        let failed = |error: String| RecordsError::Failed(format!("backup: {error}"));
+        let copy = tokio::task::spawn_blocking(move || copy_database(&source, &target));
+        copy.await
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))
+    }
+}
+
 #[async_trait]
 impl Records for SqliteRecords {
     async fn find_blob(&self, repo: &RepoName, digest: &Digest) -> Result<Option<RepoBlob>> {
@@ -150,14 +166,27 @@ impl Records for SqliteRecords {
         self.readers.read(move |c| blobs::find(c, &repo, &digest)).await
     }
 
-    async fn rescue_blob(&self, repo: &RepoName, digest: &Digest) -> Result<bool> {
+    async fn promise_blob(
+        &self,
+        repo: &RepoName,
+        digest: &Digest,
+        may_write: bool,
+    ) -> Result<Option<RepoBlob>> {
+        let Some(blob) = self.find_blob(repo, digest).await? else { return Ok(None) };
+        if !blob.condemned || !may_write {
+            return Ok(Some(blob));
+        }
         let (repo, digest) = (repo.clone(), digest.clone());
-        self.change(move |change| blobs::rescue(change, &repo, &digest)).await
+        let rescued = self.change(move |change| blobs::rescue(change, &repo, &digest)).await?;
+        Ok(rescued.then_some(RepoBlob { condemned: false, ..blob }))
     }
 
-    async fn link_published(&self, repo: &RepoName, digest: &Digest, size: u64) -> Result<()> {
-        let (repo, digest, due) = (repo.clone(), digest.clone(), self.review_due());
-        self.change(move |change| blobs::link_published(change, &repo, &digest, size, due)).await
+    async fn publish(&self, publish: Publish) -> Result<Kept> {
+        let due = self.review_due();
+        let Publish { repo, digest, size, .. } = publish;
+        self.change(move |change| blobs::link_published(change, &repo, &digest, size, due)).await?;
+        // The file has just been replaced.
+        Ok(Kept::Mine)
     }
 
     async fn mount(
@@ -290,12 +319,13 @@ impl Records for SqliteRecords {
         self.upkeep.read(move |c| collect::reclaimable(c, now, grace)).await
     }
 
-    async fn begin_removal(&self, digest: &Digest) -> Result<bool> {
+    async fn begin_removal(&self, digest: &Digest) -> Result<Option<Place>> {
         let digest = digest.clone();
-        self.change(move |change| blobs::begin_removal(change, &digest)).await
+        let begun = self.change(move |change| blobs::begin_removal(change, &digest)).await?;
+        Ok(begun.then_some(Place::File))
     }
 
-    async fn end_removal(&self, digest: &Digest) -> Result<()> {
+    async fn end_removal(&self, digest: &Digest, _: &Place) -> Result<()> {
         let digest = digest.clone();
         self.change(move |change| blobs::end_removal(change, &digest)).await
     }
@@ -381,12 +411,13 @@ impl Records for SqliteRecords {
         self.change(move |change| admin::remove_repository(change, &repo)).await
     }
 
-    async fn totals(&self) -> Result<Totals> {
-        self.upkeep.read(admin::totals).await
+    async fn totals(&self) -> Result<Option<Totals>> {
+        self.upkeep.read(admin::totals).await.map(Some)
     }
 
     async fn check(&self, cursor: CheckCursor, n: usize, repair: bool) -> Result<CheckPage> {
-        if cursor == CheckCursor::default() {
+        let cursor = admin::Cursor::parse(&cursor);
+        if cursor == admin::Cursor::default() {
             let path = self.path.clone();
             let look = move || whole::check(&path, whole::LOG_GROWTH_MAX);
             let failed = |error: String| RecordsError::Failed(error);
@@ -411,15 +442,6 @@ impl Records for SqliteRecords {
         } else {
             self.upkeep.read(move |c| admin::check(c, cursor, n, None)).await
         }
-    }
-
-    async fn backup(&self, directory: &Path) -> Result<()> {
-        let (source, target) = (self.path.clone(), directory.join(DATABASE));
-        let failed = |error: String| RecordsError::Failed(format!("backup: {error}"));
-        let copy = tokio::task::spawn_blocking(move || copy_database(&source, &target));
-        copy.await
-            .map_err(|error| failed(error.to_string()))?
-            .map_err(|error| failed(error.to_string()))
     }
 
     async fn close(&self) -> Result<()> {

@@ -21,7 +21,7 @@ async fn set(records: &SqliteRecords, pragma: &'static str, value: i64) {
 async fn a_group_keeps_what_is_good_and_refuses_what_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let records = open(directory.path());
-    records.link_published(&repo("a"), &digest("layer"), 5).await.unwrap();
+    records.publish(Publish::file(&repo("a"), &digest("layer"), 5)).await.unwrap();
     let pushes = (0..200).map(|n| {
         let (text, tag) = (format!("manifest {n}"), format!("t{n}"));
         let child = if n % 3 == 0 { "absent" } else { "layer" };
@@ -67,18 +67,18 @@ async fn a_full_disk_fails_what_does_not_fit_and_nothing_else() {
 async fn after_a_lost_write_reads_go_on_and_writes_do_not() {
     let directory = tempfile::tempdir().unwrap();
     let records = open(directory.path());
-    records.link_published(&repo("a"), &digest("one"), 3).await.unwrap();
+    records.publish(Publish::file(&repo("a"), &digest("one"), 3)).await.unwrap();
     let lost = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
     records.shared.poison(&rusqlite::Error::SqliteFailure(lost, None));
     assert!(!records.is_writable());
-    let refused = records.link_published(&repo("a"), &digest("two"), 3).await;
+    let refused = records.publish(Publish::file(&repo("a"), &digest("two"), 3)).await;
     assert!(matches!(refused, Err(RecordsError::ReadOnly)), "{refused:?}");
     assert!(records.find_blob(&repo("a"), &digest("one")).await.unwrap().is_some());
     assert!(matches!(records.close().await, Err(RecordsError::ReadOnly)));
 
     let records = open(directory.path());
     assert!(records.find_blob(&repo("a"), &digest("one")).await.unwrap().is_some());
-    records.link_published(&repo("a"), &digest("two"), 3).await.unwrap();
+    records.publish(Publish::file(&repo("a"), &digest("two"), 3)).await.unwrap();
 }
 
 #[test]
@@ -103,14 +103,14 @@ async fn a_restart_owes_a_sweep_unless_the_records_were_closed() {
     let directory = tempfile::tempdir().unwrap();
     let records = open(directory.path());
     assert!(!records.needs_sweep(), "a new store has nothing to look for");
-    records.link_published(&repo("a"), &digest("one"), 3).await.unwrap();
+    records.publish(Publish::file(&repo("a"), &digest("one"), 3)).await.unwrap();
     drop(records);
 
     let records = open(directory.path());
     assert!(records.needs_sweep());
     records.close().await.unwrap();
     assert!(matches!(records.sweep_done().await, Ok(())));
-    let closed = records.link_published(&repo("a"), &digest("two"), 3).await;
+    let closed = records.publish(Publish::file(&repo("a"), &digest("two"), 3)).await;
     assert!(matches!(closed, Err(RecordsError::Closed)), "{closed:?}");
     let log = directory.path().join("registry.db-wal");
     assert!(!log.exists() || std::fs::metadata(log).unwrap().len() == 0, "the one file is whole");

@@ -10,7 +10,6 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags};
@@ -18,38 +17,12 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::digest::common::hazmat::{SerializableState, SerializedState};
 use shared::{Algorithm, Digest, Hasher, RepoName};
-use uuid::Uuid;
 
 use super::ahead;
-use super::{Block, Disk, StoreError, hash_range};
+use super::{Checkpoint, Disk, StoreError, UploadId, hash_range};
 use crate::failpoint::fail_point;
+use crate::store::Block;
 use crate::sys;
-
-/// The name of an upload: unguessable, because whoever knows it may write to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SessionId(Uuid);
-
-/// A text that names no upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an upload is named by a lower-case, hyphenated uuid")]
-pub struct InvalidSessionId;
-
-impl FromStr for SessionId {
-    type Err = InvalidSessionId;
-    /// Only the form that this program hands out: hyphenated, lower case.
-    fn from_str(text: &str) -> Result<Self, InvalidSessionId> {
-        let id: Uuid = text.parse().map_err(|_| InvalidSessionId)?;
-        let mut buffer = Uuid::encode_buffer();
-        let own_form = id.hyphenated().encode_lower(&mut buffer) == text;
-        if own_form { Ok(Self(id)) } else { Err(InvalidSessionId) }
-    }
-}
-
-impl std::fmt::Display for SessionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.hyphenated().fmt(f)
-    }
-}
 
 /// `state` on the disk. Written in place, shorter than a page: a kill leaves the old or the new
 /// text, and a torn one does not parse, which makes the session unknown.
@@ -76,17 +49,10 @@ const CLAIM_BYTES: u64 = 8 << 20;
 /// Below this a claim costs more than it saves.
 const CLAIM_BYTES_MIN: u64 = 256 << 10;
 
-/// Where a session stood, to go back to.
-#[derive(Clone, Debug)]
-pub struct Checkpoint {
-    hasher: Hasher,
-    offset: u64,
-}
-
 /// An upload session, held by one writer at a time.
 #[derive(Debug)]
 pub struct Session {
-    id: SessionId,
+    id: UploadId,
     repo: RepoName,
     hasher: Hasher,
     algorithm: Algorithm,
@@ -118,7 +84,7 @@ enum Direct {
 }
 
 impl Disk {
-    pub(super) fn session_dir(&self, id: &SessionId) -> PathBuf {
+    pub(super) fn session_dir(&self, id: &UploadId) -> PathBuf {
         self.root.join("uploads").join(id.to_string())
     }
 
@@ -132,7 +98,7 @@ impl Disk {
         algorithm: Algorithm,
     ) -> Result<Session, StoreError> {
         self.ready_for_writes()?;
-        let id = SessionId(Uuid::new_v4());
+        let id = UploadId::new();
         let dir = self.session_dir(&id);
         let mut session = Session {
             id,
@@ -176,7 +142,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the files cannot be read.
-    pub fn load_session(&self, id: SessionId) -> Result<Option<Session>, StoreError> {
+    pub fn load_session(&self, id: UploadId) -> Result<Option<Session>, StoreError> {
         let dir = self.session_dir(&id);
         let Ok(text) = fs::read(dir.join("state")) else { return Ok(None) };
         let Ok(state) = serde_json::from_slice::<State>(&text) else { return Ok(None) };
@@ -219,7 +185,7 @@ impl Disk {
     /// Sorts an error of an upload's files, which may be ended at any time.
     pub(super) fn upload_failed(
         &self,
-        id: &SessionId,
+        id: &UploadId,
         what: &'static str,
         source: io::Error,
     ) -> StoreError {
@@ -230,17 +196,17 @@ impl Disk {
     }
 
     /// Whether a session's files are there.
-    pub fn has_session(&self, id: &SessionId) -> bool {
+    pub fn has_session(&self, id: &UploadId) -> bool {
         self.session_dir(id).join("state").exists()
     }
 
     /// Bytes that a session has on the disk; 0 if it has none, or none can be seen.
-    pub fn session_bytes(&self, id: &SessionId) -> u64 {
+    pub fn session_bytes(&self, id: &UploadId) -> u64 {
         fs::metadata(self.session_dir(id).join("data")).map_or(0, |meta| meta.len())
     }
 
     /// Removes a session and its bytes. One that is not there is no error.
-    pub fn remove_session(&self, id: &SessionId) {
+    pub fn remove_session(&self, id: &UploadId) {
         let dir = self.session_dir(id);
         let _ = fs::remove_file(dir.join("data"));
         let _ = fs::remove_file(dir.join("state"));
@@ -255,7 +221,7 @@ impl Disk {
     ///
     /// # Errors
     /// When the directory cannot be listed.
-    pub fn sessions(&self) -> io::Result<Vec<(SessionId, SystemTime)>> {
+    pub fn sessions(&self) -> io::Result<Vec<(UploadId, SystemTime)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.root.join("uploads"))? {
             let entry = entry?;
@@ -274,7 +240,7 @@ impl Disk {
 }
 
 impl Session {
-    pub fn id(&self) -> SessionId {
+    pub fn id(&self) -> UploadId {
         self.id
     }
 
@@ -679,19 +645,5 @@ mod tests {
         let error = disk.create_session(&repo(), Algorithm::Sha256).unwrap_err();
         assert!(matches!(error, StoreError::Full), "{error}");
         assert!(disk.sessions().unwrap().is_empty());
-    }
-
-    #[test]
-    fn only_our_own_form_of_an_id() {
-        let id = SessionId(Uuid::new_v4());
-        assert_eq!(id.to_string().parse::<SessionId>().unwrap(), id);
-        let text = id.to_string();
-        for bad in [&text.to_uppercase(), &format!("{{{text}}}"), &text.replace('-', ""), "", ".."]
-        {
-            // A version 4 id holds a letter with overwhelming odds, but be exact about it.
-            if *bad != text {
-                assert!(bad.parse::<SessionId>().is_err(), "{bad}");
-            }
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use rustix::fs::Advice;
 use shared::{Algorithm, Digest, Hasher};
 
-use super::{ALGORITHMS, Disk};
+use super::{ALGORITHMS, Disk, Rotten};
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 1 << 20;
@@ -25,16 +25,6 @@ pub struct Found {
     pub path: String,
     pub bytes: u64,
     pub modified: SystemTime,
-}
-
-/// What is wrong with a blob's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rotten {
-    Absent,
-    /// It has this many bytes.
-    Length(u64),
-    /// The bytes are not the digest's.
-    Content,
 }
 
 impl Disk {

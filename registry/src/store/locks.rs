@@ -5,14 +5,16 @@
 //! acknowledged for.
 
 use shared::Digest;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
+
+use super::DigestGuard;
 
 /// More than threads that could ever wait at once, so that unrelated digests seldom meet.
 const STRIPES: usize = 256;
 
 /// Locks by digest. Held across the file's change *and* the change of the records.
 #[derive(Debug)]
-pub struct DigestLocks {
+pub(super) struct DigestLocks {
     stripes: Vec<Mutex<()>>,
 }
 
@@ -24,9 +26,9 @@ impl Default for DigestLocks {
 
 impl DigestLocks {
     /// Waits for whoever works on `digest` (or on one that shares its stripe).
-    pub async fn lock(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+    pub(super) async fn lock(&self, digest: &Digest) -> DigestGuard<'_> {
         // The first byte of a hash is spread evenly; one stripe per value.
         let stripe = digest.hash().first().copied().map_or(0, usize::from);
-        self.stripes[stripe % STRIPES].lock().await
+        DigestGuard { _held: Some(self.stripes[stripe % STRIPES].lock().await) }
     }
 }
