@@ -28,7 +28,8 @@ const PROGRAM: &str = include_str!("../demo/app.rs");
 const DEFAULT_PORT: u16 = 5000;
 
 /// The limits of the demonstration's container.
-const LIMITS: [&str; 6] = ["--memory", "64m", "--cpus", "0.5", "--pids-limit", "32"];
+const LIMITS: [&str; 7] =
+    ["--network=none", "--memory", "64m", "--cpus", "0.5", "--pids-limit", "32"];
 
 /// Runs the demonstration and narrates it on standard output.
 ///

@@ -109,6 +109,8 @@ impl Rrun {
             .env("RRUN_ROOT", self.root())
             .env("RRUN_RUNROOT", self.runroot())
             .env("NO_COLOR", "1")
+            // Nothing of the machine's own network is changed; what is about networks says so.
+            .env("RRUN_NETWORK", "none")
             .env(MARK, &self.mark)
             .stdin(Stdio::null());
     }

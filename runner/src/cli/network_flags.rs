@@ -1,7 +1,5 @@
 //! `--network` and the flags about a container's place in its networks. Words are Docker's.
 
-use std::io::IsTerminal;
-
 use crate::cli::flags::Arguments;
 use crate::cli::request::Containers;
 use crate::cli::values;
@@ -44,7 +42,7 @@ pub(super) fn network(
     let words = arguments.values("network").chain(arguments.values("net"));
     let mut modes = words.map(mode).collect::<Result<Vec<_>, _>>()?;
     if modes.is_empty() {
-        modes.push(default(arguments, publishes));
+        modes.push(default(arguments, publishes)?);
     }
     if modes.len() > 1 && !modes.iter().all(Mode::is_user_made) {
         return Err(Failure::new(
@@ -76,16 +74,19 @@ pub(super) fn network(
     Ok(network)
 }
 
-/// Where nothing is said: ports can only be published from a network.
-fn default(arguments: &Arguments, publishes: bool) -> Mode {
+/// The network of containers for which nothing is said, if it is another than the bridge.
+const VARIABLE: &str = "RRUN_NETWORK";
+
+/// Where nothing is said. Ports can only be published from a bridge.
+fn default(arguments: &Arguments, publishes: bool) -> Result<Mode, Failure> {
     let asks = ["ip", "mac-address", "network-alias", "net-alias"];
     if publishes || asks.iter().any(|flag| arguments.given(flag)) {
-        return Mode::In(Membership::of(DEFAULT));
+        return Ok(Mode::In(Membership::of(DEFAULT)));
     }
-    if std::io::stderr().is_terminal() && !arguments.has("quiet") {
-        crate::cli::tell("rrun: no network: --network bridge connects the container");
+    match std::env::var(VARIABLE) {
+        Ok(text) => mode(&text),
+        Err(_) => Ok(Mode::In(Membership::of(DEFAULT))),
     }
-    Mode::None
 }
 
 /// The places in their order, each network once and by its name.

@@ -62,7 +62,7 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag::many(
         "network",
         "NETWORK",
-        "none, bridge, host, container:NAME, or networks by name (none; with -p: bridge)",
+        "bridge, none, host, container:NAME, or networks by name (bridge) [env RRUN_NETWORK]",
     ),
     Flag::many("net", "NETWORK", ""),
     Flag::one("ip", "ADDRESS", "its address in the first network"),

@@ -28,7 +28,7 @@ use super::state::State;
 use super::undo::{Init, Leftovers};
 use super::{etc, etc_path, finish, log_path, socket_path, status_pair};
 use crate::cgroup::Cgroup;
-use crate::container::{Ipc, Network, Record};
+use crate::container::{Ipc, Membership, Network, Record};
 use crate::dirs::Dirs;
 use crate::images::{ContainerDir, Store};
 use crate::isolate::talk::{self, ToChild};
@@ -343,7 +343,16 @@ impl Made<'_> {
     /// The container's networks, if it has any of its own: all that can be had before it is there.
     fn attach(&self, first: &First) -> Result<Option<Attachment>, Failure> {
         let Network::Bridge(memberships) = &self.record.network else { return Ok(None) };
-        let attachment = net::attach(self.dirs, &self.record, memberships).map_err(net_words)?;
+        let attachment = match net::attach(self.dirs, &self.record, memberships) {
+            Ok(attachment) => attachment,
+            // Nobody has asked for it by name: as well as can be.
+            Err(NetError { lacks: Some(what), .. }) if is_default_alone(&self.record) => {
+                let told = format!("the container has no network: this host lacks {what}");
+                first.say(&Reply::Notice(told));
+                return Ok(None);
+            }
+            Err(error) => return Err(net_words(error)),
+        };
         for notice in &attachment.notices {
             first.say(&Reply::Notice(notice.clone()));
         }
@@ -604,6 +613,13 @@ impl Made<'_> {
         Monitor::new(container, state, cgroup, log, signals, init, client, first.request.clone())
             .map_err(words)
     }
+}
+
+/// Whether the record's network is the default one, and nothing was asked for that needs it.
+fn is_default_alone(record: &Record) -> bool {
+    const ASKS: [&str; 4] = ["network", "net", "publish", "publish-all"];
+    record.network == Network::Bridge(vec![Membership::of(net::DEFAULT)])
+        && !record.asked_for.iter().any(|flag| ASKS.contains(&flag.as_str()))
 }
 
 /// Takes MKNOD out of every set: without device rules a node that a container makes would be as

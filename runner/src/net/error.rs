@@ -8,11 +8,13 @@ use crate::dirs::Dirs;
 use crate::failure::Failure;
 
 /// What failed and why, and what to do about it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct NetError {
     pub message: String,
     pub hint: Option<String>,
+    /// What this process or kernel would need for any network at all.
+    pub lacks: Option<&'static str>,
 }
 
 /// Docker's words.
@@ -23,20 +25,19 @@ impl NetError {
         Self {
             message: format!("network {name} {NOT_FOUND}"),
             hint: Some("rrun network ls".to_owned()),
+            ..Self::default()
         }
     }
 
     pub fn is_not_found(&self) -> bool {
         self.message.ends_with(NOT_FOUND)
     }
-}
 
-impl NetError {
     /// In Docker's words.
     pub fn predefined(name: &str) -> Self {
         Self {
             message: format!("{name} is a pre-defined network and cannot be removed"),
-            hint: None,
+            ..Self::default()
         }
     }
 }
@@ -56,33 +57,40 @@ impl From<NetError> for Failure {
 pub(super) struct Why {
     what: &'static str,
     error: io::Error,
-    is_kernel: bool,
+    /// The part of the kernel that may not be there.
+    part: Option<&'static str>,
 }
 
 impl Why {
     pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self { what, error, is_kernel: false }
+        move |error| Self { what, error, part: None }
     }
 
     /// Where the kernel may refuse for want of a capability or of a module.
-    pub(super) fn kernel(what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self { what, error, is_kernel: true }
+    pub(super) fn kernel(what: &'static str, part: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |error| Self { what, error, part: Some(part) }
     }
 }
 
 impl From<Why> for NetError {
     fn from(why: Why) -> Self {
-        let hint = match why.error.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) if why.is_kernel => {
-                Some("CAP_NET_ADMIN is missing; --network none and --network host work without")
-            }
-            Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::ENOENT) if why.is_kernel => {
-                Some("this kernel lacks a module: modprobe -a nf_tables nft_chain_nat bridge veth")
-            }
-            _ => None,
+        let Why { what, error, part } = why;
+        let (lacks, hint) = match (error.raw_os_error(), part) {
+            (Some(libc::EPERM | libc::EACCES), Some(_)) => (
+                Some("CAP_NET_ADMIN"),
+                Some("CAP_NET_ADMIN is missing; --network none and --network host work without"),
+            ),
+            (Some(libc::EROFS), Some(_)) => (Some("a /proc/sys that can be written"), None),
+            (
+                Some(libc::EOPNOTSUPP | libc::EPROTONOSUPPORT | libc::EAFNOSUPPORT | libc::ENOENT),
+                Some(part),
+            ) => (
+                Some(part),
+                Some("this kernel lacks a module: modprobe -a nf_tables nft_chain_nat bridge veth"),
+            ),
+            _ => (None, None),
         };
-        let Why { what, error, .. } = why;
-        Self { message: format!("{what}: {error}"), hint: hint.map(str::to_owned) }
+        Self { message: format!("{what}: {error}"), hint: hint.map(str::to_owned), lacks }
     }
 }
 
@@ -105,12 +113,36 @@ pub(super) fn bind(dirs: &Dirs, failed: BindError) -> NetError {
             NetError {
                 message: format!("cannot publish {at}: port is already allocated"),
                 hint: Some(hint),
+                ..NetError::default()
             }
         }
         Some(libc::EADDRNOTAVAIL) => NetError {
             message: format!("cannot publish {at}: this host has no such address"),
             hint: Some("ip address".to_owned()),
+            ..NetError::default()
         },
-        _ => NetError { message: format!("cannot publish {at}: {error}"), hint: None },
+        _ => NetError { message: format!("cannot publish {at}: {error}"), ..NetError::default() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (errno, part, expected) in [
+            (libc::EPERM, Some("bridge"), Some("CAP_NET_ADMIN")),
+            (libc::EOPNOTSUPP, Some("veth"), Some("veth")),
+            (libc::EPROTONOSUPPORT, Some("nf_tables"), Some("nf_tables")),
+            (libc::ENOENT, Some("nf_tables"), Some("nf_tables")),
+            (libc::EROFS, Some("forwarding"), Some("a /proc/sys that can be written")),
+            (libc::EBUSY, Some("bridge"), None),
+            (libc::ENOSPC, None, None),
+            (libc::EACCES, None, None),
+        ] {
+            let why = Why { what: "x", error: io::Error::from_raw_os_error(errno), part };
+            assert_eq!(NetError::from(why).lacks, expected, "{errno}");
+        }
     }
 }

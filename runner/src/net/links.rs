@@ -26,6 +26,7 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
 const INFO_KIND: u16 = 1;
 const INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
@@ -112,6 +113,18 @@ pub(super) fn delete(socket: &mut Socket, name: &str) -> io::Result<()> {
     let gone = Message::new(DELLINK, 0).put(&link_head(0, 0, 0)).text(IFLA_IFNAME, name);
     match socket.ask(gone) {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        other => other,
+    }
+}
+
+/// That the kernel knows cables: it refuses one with so many queues for that reason alone.
+pub(super) fn check_veth(socket: &mut Socket) -> io::Result<()> {
+    let absurd = Message::new(NEWLINK, CREATE | EXCL)
+        .put(&link_head(0, 0, 0))
+        .number(IFLA_NUM_TX_QUEUES, u32::MAX)
+        .nest(IFLA_LINKINFO, |info| info.text(INFO_KIND, "veth"));
+    match socket.ask(absurd) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
         other => other,
     }
 }

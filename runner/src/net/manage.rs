@@ -25,6 +25,7 @@ pub fn create(dirs: &Dirs, asked: NewNetwork) -> Result<Definition, NetError> {
             // Docker's words.
             message: format!("operation is not permitted on predefined {} network", asked.name),
             hint: Some("rrun network create ANOTHER-NAME".to_owned()),
+            ..NetError::default()
         });
     }
     let places = places(dirs)?;
@@ -33,6 +34,7 @@ pub fn create(dirs: &Dirs, asked: NewNetwork) -> Result<Definition, NetError> {
         return Err(NetError {
             message: format!("network with name {} already exists", asked.name),
             hint: Some(format!("rrun network inspect {}", asked.name)),
+            ..NetError::default()
         });
     }
     make(&places, asked)
@@ -55,6 +57,7 @@ fn make(places: &Places, asked: NewNetwork) -> Result<Definition, NetError> {
     let made = definition::settle(places, asked, &taken).map_err(|error| NetError {
         message: format!("cannot make the network {name}: {error}"),
         hint: Some("rrun network create --subnet ADDRESS/BITS NAME".to_owned()),
+        ..NetError::default()
     })?;
     definition::write(places, &made).map_err(Why::io("cannot write the network's definition"))?;
     Ok(made)
@@ -87,6 +90,7 @@ pub fn find(dirs: &Dirs, wanted: &str) -> Result<Definition, NetError> {
         (true, Some(_), Some(_)) => Err(NetError {
             message: format!("network {wanted} is ambiguous: several ids begin so"),
             hint: Some("rrun network ls --no-trunc".to_owned()),
+            ..NetError::default()
         }),
         _ => Err(NetError::not_found(wanted)),
     }
@@ -144,10 +148,11 @@ pub fn remove(
         return Err(NetError {
             message: format!("network {name} has active endpoints: in use by {}", names.join(", ")),
             hint: Some(format!("rrun network disconnect {name} {}", names[0])),
+            ..NetError::default()
         });
     }
     // In this order: a definition without a bridge is as good as new, a bridge without one stays.
-    up::take_down(&places, network).map_err(Why::kernel("cannot remove the bridge"))?;
+    up::take_down(&places, network).map_err(Why::kernel("cannot remove the bridge", "bridge"))?;
     definition::forget(&places, name).map_err(Why::io("cannot remove the network"))?;
     Ok(())
 }
@@ -162,7 +167,8 @@ pub fn idle_down(dirs: &Dirs) -> Result<(), NetError> {
     let _lock = places.lock().map_err(Why::io("cannot lock the networks"))?;
     for network in places.ups().map_err(unreadable())? {
         if members_of(&places, &network.id).map_err(unreadable())?.is_empty() {
-            up::take_down(&places, &network).map_err(Why::kernel("cannot remove the bridge"))?;
+            up::take_down(&places, &network)
+                .map_err(Why::kernel("cannot remove the bridge", "bridge"))?;
         }
     }
     Ok(())

@@ -100,7 +100,7 @@ impl Attachment {
             }
             Ok(())
         };
-        lay().map_err(Why::kernel("cannot connect the container to its network"))?;
+        lay().map_err(Why::kernel("cannot connect the container to its network", "veth"))?;
         live_on_after("connected");
         Ok(())
     }
@@ -119,7 +119,7 @@ impl Attachment {
             let servers = if leads_out { servers } else { Vec::new() };
             resolver::open(&namespace, names.collect::<io::Result<_>>()?, servers)
         };
-        Ok(open().map_err(Why::kernel("cannot give the container a resolver"))?)
+        Ok(open().map_err(Why::kernel("cannot give the container a resolver", "nf_tables"))?)
     }
 
     /// What its monitor has to serve: published ports, and names.
@@ -241,12 +241,13 @@ fn publish_ports(places: &Places, id: &str, attached: &Attached) -> Result<(), N
     if rules.is_empty() {
         return Ok(());
     }
-    let mut table = Table::open(&places.runroot).map_err(Why::io("cannot speak to the kernel"))?;
+    let mut table = Table::open(&places.runroot)
+        .map_err(Why::kernel("cannot speak to the kernel", "nf_tables"))?;
     // What a dead one has left in the way is not in the files any more.
     table
         .add_ports(&rules)
         .or_else(|_| table.build(&contents(places)?))
-        .map_err(Why::kernel("cannot publish ports"))?;
+        .map_err(Why::kernel("cannot publish ports", "nf_tables"))?;
     for port in attached.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
         // Whoever sent to that port before is otherwise stuck with where it led. Where there is no
         // connection tracking nothing is remembered.
@@ -281,7 +282,7 @@ fn choose_place(
             ),
             NoAddress::Io(error) => (format!("cannot take an address: {error}"), None),
         };
-        NetError { message, hint }
+        NetError { message, hint, ..NetError::default() }
     })?;
     Ok(Endpoint {
         network_id: network.id.clone(),

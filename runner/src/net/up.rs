@@ -25,11 +25,13 @@ pub(super) fn ensure_up(
     notices: &mut Vec<String>,
 ) -> Result<UpNetwork, NetError> {
     let mut socket = Socket::route().map_err(Why::io("cannot speak to the kernel"))?;
-    let mut table = Table::open(&places.runroot).map_err(Why::io("cannot speak to the kernel"))?;
+    let mut table = Table::open(&places.runroot)
+        .map_err(Why::kernel("cannot speak to the kernel", "nf_tables"))?;
     let known = places.up(&network.id).map_err(Why::io("cannot read the networks"))?;
     let link = links::find(&mut socket, &network.bridge)
-        .map_err(Why::kernel("cannot ask for the bridge"))?;
-    let has_rules = table.is_there().map_err(Why::kernel("cannot ask for the rules"))?;
+        .map_err(Why::kernel("cannot ask for the bridge", "bridge"))?;
+    let has_rules =
+        table.is_there().map_err(Why::kernel("cannot ask for the rules", "nf_tables"))?;
     if let (Some(_), Some(link), true) = (&known, link.filter(|link| link.is_up), has_rules) {
         // The first one to join finds other programs' chains as they are now.
         let is_idle = addresses::owners(places, &network.id).is_ok_and(|all| all.is_empty());
@@ -39,24 +41,25 @@ pub(super) fn ensure_up(
         return Ok(UpNetwork { definition: network, mtu: link.mtu });
     }
     let mtu = bring_up(places, &mut socket, &network)?;
-    if table.is_there().map_err(Why::kernel("cannot ask for the rules"))? {
+    if table.is_there().map_err(Why::kernel("cannot ask for the rules", "nf_tables"))? {
         table
             .add_bridge(&rules_of(&network))
             .or_else(|_| table.build(&contents(places)?))
-            .map_err(Why::kernel("cannot add the network to the rules"))?;
+            .map_err(Why::kernel("cannot add the network to the rules", "nf_tables"))?;
     } else {
         contents(places)
             .and_then(|contents| table.build(&contents))
-            .map_err(Why::kernel("cannot make the rules"))?;
+            .map_err(Why::kernel("cannot make the rules", "nf_tables"))?;
     }
-    forward_packets(places).map_err(Why::io("cannot turn on net.ipv4.ip_forward"))?;
+    forward_packets(places)
+        .map_err(Why::kernel("cannot turn on net.ipv4.ip_forward", "forwarding"))?;
     open_foreign(places, notices);
     Ok(UpNetwork { definition: network, mtu })
 }
 
 /// Makes the bridge with its address. Answers its MTU.
 fn bring_up(places: &Places, socket: &mut Socket, network: &Definition) -> Result<u32, NetError> {
-    let failed = || Why::kernel("cannot make a bridge");
+    let failed = || Why::kernel("cannot make a bridge", "bridge");
     let (taken, defaults) = links::taken(socket).map_err(failed())?;
     let own = links::find(socket, &network.bridge).map_err(failed())?;
     let own_index = own.as_ref().map(|link| link.index);
@@ -73,8 +76,11 @@ fn bring_up(places: &Places, socket: &mut Socket, network: &Definition) -> Resul
                 network.name, network.subnet, overlap.subnet
             ),
             hint: Some(format!("rrun network rm {0}; rrun network create {0}", network.name)),
+            ..NetError::default()
         });
     }
+    links::check_veth(socket)
+        .map_err(Why::kernel("cannot connect containers to a bridge", "veth"))?;
     let of_defaults = all.iter().filter(|link| defaults.contains(&link.index));
     let mtu = network.mtu.or_else(|| of_defaults.map(|link| link.mtu).min()).unwrap_or(1500);
     let make = |socket: &mut Socket| -> io::Result<u32> {

@@ -21,6 +21,8 @@ impl Rrun {
             .env("PATH", std::env::var_os("PATH").expect("PATH"))
             .env("RRUN_ROOT", self.dir.path().join("root"))
             .env("RRUN_RUNROOT", self.dir.path().join("run"))
+            // Nothing of the machine's own network is changed; what is about networks says so.
+            .env("RRUN_NETWORK", "none")
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command

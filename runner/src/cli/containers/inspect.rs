@@ -589,6 +589,10 @@ fn network(record: &Record, status: &Status, attached: &Attached) -> Value {
     extend(&mut own, more);
     let networks = match &record.network {
         Network::Container(_) => Map::new(),
+        // The default one, where this host cannot make it.
+        Network::Bridge(_) if !namespace.is_empty() && attached.networks.is_empty() => {
+            Map::from_iter([(view::network_word(&Network::None), own)])
+        }
         Network::Bridge(memberships) => {
             let with = |part: Value| {
                 let mut filled = own.clone();

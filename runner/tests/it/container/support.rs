@@ -199,6 +199,8 @@ impl Host {
         command
             .env("RRUN_ROOT", self.dir.path().join("root"))
             .env("RRUN_RUNROOT", self.dir.path().join("run"))
+            // Nothing of the machine's own network is changed; what is about networks says so.
+            .env("RRUN_NETWORK", "none")
             .env_remove("DOCKER_DEFAULT_PLATFORM");
     }
 

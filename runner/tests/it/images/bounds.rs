@@ -258,6 +258,7 @@ fn cost(host: &Host, words: &[&str]) -> Duration {
         command.args(["-c", "\"$0\" \"$@\" >/dev/null 2>&1; echo $?; times"]);
         command.arg(env!("CARGO_BIN_EXE_rrun")).args(words);
         command.env("RRUN_ROOT", host.root()).env("RRUN_RUNROOT", host.path().join("run"));
+        command.env("RRUN_NETWORK", "none");
         let said = said(command.output().unwrap());
         let code: i32 = said.out.lines().next().unwrap().parse().unwrap();
         assert!([0, 125].contains(&code), "{words:?}: {said:?}");

@@ -57,6 +57,8 @@ impl Host {
             .env_remove("DOCKER_CONFIG")
             .env_remove("DOCKER_AUTH_CONFIG")
             .env_remove("REGISTRY_AUTH_FILE")
+            // Nothing of the machine's own network is changed; what is about networks says so.
+            .env("RRUN_NETWORK", "none")
             .env_remove("RRUN_PROGRESS")
             .env_remove("DOCKER_DEFAULT_PLATFORM");
         command

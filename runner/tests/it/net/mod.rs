@@ -3,6 +3,7 @@
 //! and the packages iproute2, nftables and iptables.
 
 mod beside;
+mod default;
 mod many;
 mod names;
 mod networks;
