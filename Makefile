@@ -108,6 +108,7 @@ FS      ?= ext4,xfs
 torture: install build ## CUTS power cuts per file system FS, KILLS kills, SECONDS of collection beside pushers; writes conformance/RELIABILITY.md (root)
 	$(BENCH) torture --cuts $(CUTS) --kills $(KILLS) --seconds $(SECONDS) --seed $(SEED) --fs $(FS) \
 	  --peer --known-bad --report conformance/RELIABILITY.md
+	cd conformance && BUCKET_MODEL_STATES=2000000 $(IT)/conformance --quiet --test-threads=1 bucket_model::
 
 FUZZ_SECONDS ?= 600
 fuzz:                ## Each parser of the registry's edge for FUZZ_SECONDS (nightly Rust, cargo-fuzz)

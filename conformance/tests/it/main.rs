@@ -1,6 +1,7 @@
 //! Both programs from outside. One binary, so that it is linked once; one module per suite, and each
 //! suite runs in a process of its own (`make test`): some change their namespaces and limits.
 
+mod bucket_model;
 #[path = "../../../runner/tests/it/corpus/mod.rs"]
 mod corpus;
 mod deploy_chart;
