@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use registry::admin::AdminCommand;
-use registry::config::{Config, ConfigError, Loaded};
+use registry::config::{Config, ConfigError, Loaded, Storage};
 use registry::tls::{self, Tls};
 use registry::{OpenError, ServeError, observe};
 
@@ -171,6 +171,7 @@ fn admin(command: AdminCommand) -> ExitCode {
         Err(code) => return code,
     };
     if let Some(root) = &command.place().root {
+        config.storage = Storage::Directory;
         config.root.clone_from(root);
     }
     registry::admin::execute(command, &config)
@@ -185,6 +186,13 @@ fn serve(args: ServeArgs) -> ExitCode {
         config.addr = addr;
     }
     if let Some(root) = args.root {
+        if config.storage != Storage::Directory {
+            eprintln!(
+                "registry: --root: the configuration keeps everything in memory \
+                 (storage.inmemory): leave one of them out"
+            );
+            return ExitCode::from(EXIT_CONFIG);
+        }
         config.root = root;
     }
     if let (Some(certificate), Some(key)) = (args.tls_cert, args.tls_key) {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::Config;
+use crate::config::{Config, Storage};
 use crate::content::{Upkeep, backup};
+use crate::records::memory::MemoryRecords;
 use crate::records::{Records, sqlite};
 use crate::store::Store;
 use crate::store::disk::{self, Disk, DiskStore};
+use crate::store::memory::{self, MemoryStore};
 
 /// Why it cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,25 @@ pub(crate) struct Opened {
 /// # Errors
 /// See [`OpenError`].
 pub(crate) fn open(config: &Config, wait: Duration) -> Result<Opened, OpenError> {
+    match config.storage {
+        Storage::Directory => directory(config, wait),
+        Storage::Memory(options) => Ok(in_memory(config, options)),
+    }
+}
+
+fn in_memory(config: &Config, options: memory::Options) -> Opened {
+    tracing::warn!(
+        limit = options.limit,
+        "storage.inmemory: images are kept in memory, and all of them are lost when this ends"
+    );
+    Opened {
+        store: Arc::new(MemoryStore::new(options)),
+        records: Arc::new(MemoryRecords::bounded(config.gc.review_delay, options.limit)),
+        upkeep: Upkeep::default(),
+    }
+}
+
+fn directory(config: &Config, wait: Duration) -> Result<Opened, OpenError> {
     let options = disk::Options { wait_for_lock: wait, ..config.store.clone() };
     let disk = Arc::new(Disk::open(&config.root, &options)?);
     backup::adopt(&config.root)?;

@@ -70,18 +70,22 @@ pub fn are_given_up() -> bool {
 /// Gives up what a start as root does not need. Does nothing for any other user.
 ///
 /// `files` are those that the configuration names: they are read again while the registry runs, so
-/// whoever it becomes must be able to. Sockets that want a privileged port are bound before this is
+/// whoever it becomes must be able to. Without a `root` nothing says who that is. Sockets that want a privileged port are bound before this is
 /// called.
 ///
 /// # Errors
 /// See [`PrivilegeError`]; nothing was given up then.
-pub fn give_up(root: &Path, files: &[PathBuf]) -> Result<(), PrivilegeError> {
+pub fn give_up(root: Option<&Path>, files: &[PathBuf]) -> Result<(), PrivilegeError> {
     if !are_given_up() {
         if rustix::process::geteuid().is_root() {
             tracing::warn!("this process is root and stays it: a user of its own is enough for it");
         }
         return Ok(());
     }
+    let Some(root) = root else {
+        tracing::info!("nothing is kept in files: root without capabilities");
+        return confine().map_err(PrivilegeError::Confine);
+    };
     let place = Place::look(root)?;
     let wanted = place.wanted();
     if wanted == ROOT {

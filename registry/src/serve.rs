@@ -10,7 +10,7 @@ use actix_server::ServerHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin;
-use crate::config::{Config, Purge};
+use crate::config::{Config, Purge, Storage};
 use crate::content::Content;
 use crate::content::collect::Collector;
 use crate::content::scrub::Scrub;
@@ -47,7 +47,8 @@ pub struct Started {
     records: Arc<dyn Records>,
     collector: Arc<Collector>,
     scrub: Arc<Scrub>,
-    admin: Pin<Box<dyn Future<Output = ()>>>,
+    /// Where there is a directory for its socket.
+    admin: Option<Pin<Box<dyn Future<Output = ()>>>>,
     purge: Option<Purge>,
 }
 
@@ -115,7 +116,10 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
         .max(1);
     let store =
         admin::Store { content: state.content().clone(), collector: Arc::clone(&collector) };
-    let admin = admin::serve(&config.root, store)?;
+    let admin: Option<Pin<Box<dyn Future<Output = ()>>>> = match config.storage {
+        Storage::Directory => Some(Box::pin(admin::serve(&config.root, store)?)),
+        Storage::Memory(_) => None,
+    };
     let server = Server::start(&state, bound, debug, tls.clone(), config.limits, workers)?;
     Ok(Started {
         address,
@@ -126,7 +130,7 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
         records,
         collector,
         scrub,
-        admin: Box::pin(admin),
+        admin,
         purge: config.purge,
     })
 }
@@ -151,14 +155,13 @@ impl Started {
             actix_rt::spawn(async move { watch_certificate(&state, &tls).await })
         });
         let collecting = actix_rt::spawn(Arc::clone(&self.collector).run());
-        let listening = actix_rt::spawn(self.admin);
+        let listening = self.admin.map(actix_rt::spawn);
         let scrubbing = actix_rt::spawn(Arc::clone(&self.scrub).run());
         let ended = self.server.wait().await;
         self.scrub.stop();
-        listening.abort();
         scrubbing.abort();
         collecting.abort();
-        for task in [purge, watch].into_iter().flatten() {
+        for task in [purge, watch, listening].into_iter().flatten() {
             task.abort();
         }
         self.state.content().store().settled().await;
@@ -188,7 +191,11 @@ pub fn serve(
         true => Sockets::early(config)?,
         false => Sockets::default(),
     };
-    privileges::give_up(&config.root, &files(config, file))?;
+    let root = match config.storage {
+        Storage::Directory => Some(config.root.as_path()),
+        Storage::Memory(_) => None,
+    };
+    privileges::give_up(root, &files(config, file))?;
     observe::write_apart()?;
     actix_rt::System::new().block_on(async {
         // Before the wait for the lock: a closed terminal must not end a server that starts.
@@ -197,7 +204,7 @@ pub fn serve(
         tracing::info!(
             address = %started.address,
             debug = started.debug_address.map(tracing::field::display),
-            root = %config.root.display(),
+            root = root.map(|root| tracing::field::display(root.display())),
             tls = started.tls.is_some(),
             version = env!("CARGO_PKG_VERSION"),
             "serving"

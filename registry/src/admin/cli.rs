@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::run::{chain, run};
 use super::{Command, EXIT_DAMAGE, Line, Store, socket, words};
-use crate::config::Config;
+use crate::config::{Config, Storage};
 use crate::content::collect::Collector;
 use crate::content::{Content, backup};
 use crate::open::{OpenError, Opened, open};
@@ -215,7 +215,9 @@ pub fn execute(command: AdminCommand, config: &Config) -> ExitCode {
                 Failure::Open(OpenError::Records(error)) if checking && error.is_damage() => {
                     ExitCode::from(EXIT_DAMAGE)
                 }
-                Failure::Open(_) | Failure::NoStore(_) => ExitCode::from(EXIT_CONFIG),
+                Failure::Open(_) | Failure::NoStore(_) | Failure::InMemory => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
                 Failure::Io(_) | Failure::Restore(_) => ExitCode::FAILURE,
             }
         }
@@ -229,6 +231,11 @@ enum Failure {
     Open(#[from] OpenError),
     #[error("{} holds no registry's data: name its directory with --root", .0.display())]
     NoStore(PathBuf),
+    #[error(
+        "this configuration keeps everything in the server's memory (storage.inmemory), where no \
+         command reaches it: name a directory with --root"
+    )]
+    InMemory,
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -245,6 +252,9 @@ fn print(line: Line) -> io::Result<()> {
 
 /// On the live server if there is one, else here.
 async fn anywhere(command: &Command, config: &Config) -> Result<u8, Failure> {
+    if config.storage != Storage::Directory {
+        return Err(Failure::InMemory);
+    }
     if let Some(stream) = socket::connect(&config.root).await? {
         return Ok(socket::ask(stream, command, print).await?);
     }
@@ -279,6 +289,9 @@ fn open_store(config: &Config) -> Result<(Store, Arc<dyn Records>), Failure> {
 }
 
 fn restore(directory: &Path, config: &Config) -> Result<u8, Failure> {
+    if config.storage != Storage::Directory {
+        return Err(Failure::InMemory);
+    }
     let options = disk::Options { wait_for_lock: Duration::ZERO, ..config.store.clone() };
     let disk = Disk::open(&config.root, &options).map_err(OpenError::from)?;
     let mut said = std::time::Instant::now();

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::Config;
 use super::file::{
-    AccessLog, Catalog, Debug, Enabled, File, Filesystem, Gc, Http, Limits, Log, Maintenance,
-    Prometheus, Scrub, Storage, Tags, Tls, UploadPurging, Validation, ValidationManifests,
+    AccessLog, Catalog, Debug, Enabled, File, Filesystem, Gc, Http, InMemory, Limits, Log,
+    Maintenance, Prometheus, Scrub, Storage, Tags, Tls, UploadPurging, Validation,
+    ValidationManifests,
 };
 use crate::observe::Format;
 use crate::records::Missing;
@@ -22,8 +23,35 @@ pub(super) fn yaml(config: &Config) -> String {
 
 fn file(config: &Config) -> File {
     // All by name: a setting that is added must be shown, too.
-    let Config { addr, root, log, http, tls, limits, policy, gc, scrub, store, purge, workers: _ } =
-        config;
+    let Config {
+        addr,
+        storage,
+        root,
+        log,
+        http,
+        tls,
+        limits,
+        policy,
+        gc,
+        scrub,
+        store,
+        purge,
+        workers: _,
+    } = config;
+    let (filesystem, inmemory) = match storage {
+        super::Storage::Directory => (
+            Some(Filesystem {
+                rootdirectory: Some(root.to_string_lossy().into_owned()),
+                maxthreads: None,
+                reserve: store.reserve.map(size),
+                directfrom: Some(store.direct_from.map_or(Value::Bool(false), size)),
+            }),
+            None,
+        ),
+        super::Storage::Memory(options) => {
+            (None, Some(InMemory { limit: Some(size(options.limit)) }))
+        }
+    };
     let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in &http.headers {
         headers.entry(name.clone()).or_default().push(value.clone());
@@ -44,12 +72,8 @@ fn file(config: &Config) -> File {
             ..Log::default()
         },
         storage: Storage {
-            filesystem: Some(Filesystem {
-                rootdirectory: Some(root.to_string_lossy().into_owned()),
-                maxthreads: None,
-                reserve: store.reserve.map(size),
-                directfrom: Some(store.direct_from.map_or(Value::Bool(false), size)),
-            }),
+            filesystem,
+            inmemory,
             delete: Enabled { enabled: Some(policy.delete_enabled) },
             maintenance: Maintenance {
                 uploadpurging: UploadPurging {

@@ -116,6 +116,13 @@ pub(super) struct AccessLog {
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
+pub(super) struct InMemory {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Storage {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "section")]
     pub filesystem: Option<Filesystem>,
@@ -129,8 +136,8 @@ pub(super) struct Storage {
     pub redirect: Option<Foreign>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<Foreign>,
-    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
-    pub inmemory: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "section")]
+    pub inmemory: Option<InMemory>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub s3: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]

@@ -20,7 +20,7 @@ use crate::content::{Policy, collect, scrub};
 use crate::http::{Limits, Settings};
 use crate::observe;
 use crate::records::Missing;
-use crate::store::disk;
+use crate::store::{disk, memory};
 
 /// Reads a duration as configuration has it: `1h30m`, or plain seconds.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -32,7 +32,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 pub struct Config {
     /// `host:port` to listen on.
     pub addr: String,
-    /// The data directory.
+    pub storage: Storage,
+    /// The data directory, of [`Storage::Directory`].
     pub root: PathBuf,
     pub log: observe::Settings,
     pub http: Settings,
@@ -49,6 +50,15 @@ pub struct Config {
     pub workers: Option<usize>,
 }
 
+/// What bytes and facts are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Files and a database in one directory.
+    Directory,
+    /// Nothing is kept beyond the process.
+    Memory(memory::Options),
+}
+
 /// When uploads that nobody finishes are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purge {
@@ -63,6 +73,7 @@ impl Default for Config {
         let limits = Limits::default();
         Self {
             addr: "127.0.0.1:5000".to_owned(),
+            storage: Storage::Directory,
             root: PathBuf::from("./registry-data"),
             log: observe::Settings { level: "info".to_owned(), format: None },
             http: Settings {
@@ -178,7 +189,6 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
         ("storage.azure", &storage.azure),
         ("storage.swift", &storage.swift),
         ("storage.oss", &storage.oss),
-        ("storage.inmemory", &storage.inmemory),
     ] {
         if driver.is_some() && storage.filesystem.is_some() {
             let what = "stands beside storage.filesystem, and nothing can be stored in two places: \
@@ -188,6 +198,11 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
         if driver.is_some() {
             return refuse(key, "this storage is not supported: use storage.filesystem");
         }
+    }
+    if storage.inmemory.is_some() && storage.filesystem.is_some() {
+        let what = "stands beside storage.filesystem, and nothing can be stored in two places: \
+                    leave one of them out";
+        return refuse("storage.inmemory", what);
     }
     if file.http.net.as_deref().is_some_and(|net| net != "tcp" && !net.is_empty()) {
         return refuse("http.net", "only tcp is supported: leave this key out");
@@ -298,6 +313,13 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
         config.root = root.into();
     } else if distribution {
         config.root = "/var/lib/registry".into();
+    }
+    if let Some(inmemory) = &file.storage.inmemory {
+        let mut options = memory::Options::default();
+        if let Some(limit) = size("storage.inmemory.limit", inmemory.limit.as_ref())? {
+            options.limit = limit;
+        }
+        config.storage = Storage::Memory(options);
     }
     if let Some(level) = file.log.level.as_ref().or(file.loglevel.as_ref()) {
         config.log.level = level_name(level)?;
@@ -747,7 +769,6 @@ health:
     #[test]
     fn a_driver_that_is_named_is_meant() {
         for yaml in [
-            "storage: {inmemory: }",
             "storage:\n  s3:\n",
             "storage: {inmemory: {}, filesystem: {}}",
             "storage: {s3: {bucket: b}, filesystem: }",
@@ -759,6 +780,10 @@ health:
         let file = "storage: {filesystem: {rootdirectory: /x}}";
         load(file, &[("REGISTRY_STORAGE_INMEMORY", "null")]).unwrap_err();
         load("storage: {filesystem: }", &[]).unwrap();
+        for yaml in ["storage: {inmemory: }", "storage: {inmemory: {limit: 512MiB}}"] {
+            let loaded = load(yaml, &[]).unwrap();
+            assert_eq!(loaded.config.storage, Storage::Memory(memory::Options::default()));
+        }
     }
 
     #[test]
@@ -815,7 +840,7 @@ health:
             "validation: {manifests: {urls: {deny: [x]}}}",
             "proxy: {remoteurl: 'https://registry-1.docker.io'}",
             "storage: {s3: {bucket: b}}",
-            "storage: {inmemory: {}}",
+            "storage: {inmemory: {limit: much}}",
             "http: {prefix: /x}",
             "http: {net: unix}",
             "http: {host: 'registry.example'}",

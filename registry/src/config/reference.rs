@@ -107,7 +107,7 @@ gc: {grace: 1h1s, reviewdelay: 0, interval: 100ms, pace: 0}
 scrub: {rate: 0, interval: 90m}
 limits: {head: 1, body: 5, idle: 2, write: 3, disconnect: 6, connections: 4, manifests: 64MiB}
 ";
-    for yaml in ["", "version: 0.1", odd] {
+    for yaml in ["", "version: 0.1", "storage: {inmemory: {limit: 1GiB}}", odd] {
         let printed = effective(yaml);
         assert_eq!(effective(&printed), printed);
         let first = Config::parse(Path::new("a"), yaml, &[]).unwrap().config;

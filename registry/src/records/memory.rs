@@ -12,8 +12,8 @@ use super::stamps::Stamps;
 use super::{
     BlobRecord, BlobState, CheckCursor, CheckPage, ChildKind, Fault, GcClock, GcTime, Kept,
     MISSING_MAX, Missing, Page, Place, Publish, PutManifest, PutManifestError, PutOutcome,
-    Reclaimable, Records, ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor, ReviewScope,
-    Reviewed, ScrubProgress, StoredManifest, Totals, Waiting,
+    Reclaimable, Records, RecordsError, ReferrerPage, RepoBlob, RepoUsage, Result, ReviewCursor,
+    ReviewScope, Reviewed, ScrubProgress, StoredManifest, Totals, Waiting,
 };
 
 /// See the module.
@@ -22,6 +22,8 @@ pub struct MemoryRecords {
     stamps: Stamps,
     clock: GcClock,
     review_delay: Duration,
+    /// Bytes of manifests, links and tags, roughly.
+    limit: usize,
     scrub: Mutex<ScrubProgress>,
 }
 
@@ -86,7 +88,22 @@ impl Manifest {
     }
 }
 
+/// What a fact takes up beside a manifest's bytes.
+const ENTRY_BYTES: usize = 512;
+
 impl Facts {
+    /// Bytes that it takes up, roughly.
+    fn weight(&self) -> usize {
+        let of_manifest = |manifest: &Manifest| {
+            manifest.push.bytes.len() + ENTRY_BYTES * (1 + manifest.push.children.len())
+        };
+        let of_repo = |repo: &Repo| {
+            let entries = 1 + repo.links.len() + repo.tags.len();
+            repo.manifests.values().map(of_manifest).sum::<usize>() + ENTRY_BYTES * entries
+        };
+        self.repos.values().map(of_repo).sum()
+    }
+
     fn readable(&self, repo: &RepoName, digest: &Digest) -> Option<RepoBlob> {
         let condemned = self.repos.get(repo)?.links.get(digest)?.is_some();
         let blob = self.blobs.get(digest).filter(|blob| blob.state == BlobState::Live)?;
@@ -247,7 +264,13 @@ impl Facts {
 impl MemoryRecords {
     /// Empty records; a link's first review comes `review_delay` after it was made.
     pub fn new(review_delay: Duration) -> Self {
+        Self::bounded(review_delay, u64::MAX)
+    }
+
+    /// The same, which take up `limit` bytes at most, roughly.
+    pub fn bounded(review_delay: Duration, limit: u64) -> Self {
         Self {
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
             facts: Mutex::default(),
             stamps: Stamps::new(),
             clock: GcClock::starting_at(GcTime::default()),
@@ -264,6 +287,12 @@ impl MemoryRecords {
 
     fn facts(&self) -> MutexGuard<'_, Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether something of `bytes` fits.
+    fn room(&self, facts: &Facts, bytes: usize) -> Result<()> {
+        let all = facts.weight().saturating_add(bytes).saturating_add(ENTRY_BYTES);
+        if all > self.limit { Err(RecordsError::Full) } else { Ok(()) }
     }
 
     fn review_due(&self) -> GcTime {
@@ -318,6 +347,7 @@ impl Records for MemoryRecords {
         let Publish { repo, digest, size, .. } = publish;
         let due = self.review_due();
         let mut facts = self.facts();
+        self.room(&facts, 0)?;
         facts.blobs.insert(digest.clone(), Blob { size, state: BlobState::Live });
         facts.add_link(&repo, &digest, due);
         self.stamps.move_all();
@@ -332,6 +362,7 @@ impl Records for MemoryRecords {
     ) -> Result<Option<RepoBlob>> {
         let due = self.review_due();
         let mut facts = self.facts();
+        self.room(&facts, 0)?;
         let found = match from {
             Some(from) => facts.readable(from, digest),
             None => facts.repos.keys().find_map(|from| facts.readable(from, digest)),
@@ -387,6 +418,7 @@ impl Records for MemoryRecords {
         if !missing.is_empty() {
             return Err(PutManifestError::Missing(missing));
         }
+        self.room(&facts, push.bytes.len())?;
         facts.arrivals += 1;
         let arrival = facts.arrivals;
         let live: BTreeSet<Digest> = facts

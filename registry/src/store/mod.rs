@@ -10,8 +10,11 @@
 mod block;
 pub mod disk;
 mod locks;
+pub mod memory;
 mod name;
 mod outcomes;
+#[cfg(test)]
+mod suite;
 mod timings;
 
 use std::fmt;
@@ -35,6 +38,7 @@ use crate::records::{BlobRecord, Kept, Place, RepoBlob};
 pub use block::Block;
 pub use name::{InvalidUploadId, UploadId};
 pub use outcomes::{Outcome, UploadOutcomes};
+use timings::no_actions;
 pub use timings::{Action, Timings, timed};
 
 /// Why bytes could not be stored or read.

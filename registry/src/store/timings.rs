@@ -33,8 +33,7 @@ pub struct Timings {
 
 impl Default for Timings {
     fn default() -> Self {
-        let family: Family<Action, Histogram> =
-            Family::new_with_constructor(duration_histogram as fn() -> Histogram);
+        let family = no_actions();
         let of = |driver, action| family.get_or_create(&Action { driver, action }).clone();
         Self {
             reader: of("filesystem", "Reader"),
@@ -53,6 +52,11 @@ impl Timings {
     pub fn family(&self) -> &Family<Action, Histogram> {
         &self.family
     }
+}
+
+/// For a store that waits for nothing.
+pub(super) fn no_actions() -> Family<Action, Histogram> {
+    Family::new_with_constructor(duration_histogram as fn() -> Histogram)
 }
 
 /// Runs `work` and counts how long it took.

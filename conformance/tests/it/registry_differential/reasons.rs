@@ -137,7 +137,6 @@ pub(crate) const REASONS: &[(&str, &str)] = &[
     ("storage: *", NOWHERE),
     ("storage.filesystem.rootdirectory: *", STRICT),
     ("storage.filesystem.maxthreads: *", NO_EFFECT),
-    ("storage.inmemory: *", "Data in memory is not supported: use a directory on a tmpfs."),
     ("storage.*: empty (variable)", NOWHERE),
     ("storage.cache.*", NO_EFFECT),
     ("storage.redirect.*", NO_EFFECT),

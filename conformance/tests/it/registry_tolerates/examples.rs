@@ -83,7 +83,7 @@ const EXAMPLES: &[Example] = &[
         "version: 0.1\nstorage:\n  oss:\n    accesskeyid: id\n    accesskeysecret: secret\n    region: region\n    bucket: bucketname\n",
         "storage.oss",
     ),
-    refused("version: 0.1\nstorage:\n  inmemory:\n", "storage.inmemory"),
+    serves("version: 0.1\nstorage:\n  inmemory:\n"),
     serves("version: 0.1\nstorage:\n  delete:\n    enabled: false\n"),
     serves("version: 0.1\nstorage:\n  redirect:\n    disable: false\n"),
     serves(
@@ -250,8 +250,11 @@ fn run(example: &Example, scratch: &Scratch, number: usize) -> Result<()> {
     let path = scratch.join(format!("{number}.yml"));
     fs::write(&path, files(example.file))?;
     let mut command = Command::new(bin("registry")?);
-    command.arg("serve").args(["--addr", &format!("127.0.0.1:{port}"), "--root"]);
-    command.arg(scratch.join(format!("data-{number}"))).arg(&path);
+    command.arg("serve").args(["--addr", &format!("127.0.0.1:{port}")]).arg(&path);
+    // What is kept in memory has no directory.
+    if !example.file.contains("  inmemory:\n") {
+        command.arg("--root").arg(scratch.join(format!("data-{number}")));
+    }
     command.envs(example.variables.iter().map(|(name, value)| (*name, files(value))));
     let log = scratch.join(format!("{number}.log"));
     let mut server = Server::start(&mut command, &log)?;

@@ -7,9 +7,13 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use registry::config::Config;
+use registry::config::{Config, Storage};
+use registry::store::memory::Options;
 use shared::{Algorithm, Digest};
 use tempfile::TempDir;
+
+/// In the environment, it has every registry here keep everything in memory.
+pub(crate) const IN_MEMORY: &str = "REGISTRY_TEST_INMEMORY";
 
 /// A registry in a directory of its own. Stops when dropped.
 pub(crate) struct Registry {
@@ -37,6 +41,9 @@ impl Registry {
             ..Config::default()
         };
         config.store.reserve = Some(0);
+        if std::env::var_os(IN_MEMORY).is_some() {
+            config.storage = Storage::Memory(Options::default());
+        }
         change(&mut config);
         let (tell, told) = mpsc::channel();
         let thread = std::thread::spawn(move || {

@@ -6,6 +6,7 @@ mod blobs;
 mod direct;
 mod harness;
 mod hostile;
+mod inmemory;
 mod lists;
 mod manifests;
 mod model;
