@@ -367,7 +367,7 @@ impl Made<'_> {
         pid: i32,
         status: &OwnedFd,
     ) -> Result<Ports, Failure> {
-        let Some(attachment) = attachment else { return Ok(Ports::default()) };
+        let Some(mut attachment) = attachment else { return Ok(Ports::default()) };
         attachment.connect(pid, &self.record.id).map_err(net_words)?;
         let resolver = etc::servers_to_ask(&self.record, &attachment.attached)
             .map(|servers| attachment.open_resolver(pid, servers))
@@ -375,7 +375,8 @@ impl Made<'_> {
             .map_err(net_words)?;
         tell(status, ToChild::Network)?;
         crate::timings::mark("network connected");
-        Ok(Ports::new(attachment.into_served(resolver)))
+        let rules = attachment.rules.take();
+        Ok(Ports::new(attachment.into_served(resolver), rules))
     }
 
     fn plan<'b>(

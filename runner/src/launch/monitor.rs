@@ -663,12 +663,12 @@ impl Monitor {
         }
         self.clients.iter_mut().for_each(Client::flush_all);
         self.clients.clear();
-        undone.finish();
         if record.remove_on_exit
             && let Ok(store) = Store::open(&dirs.root)
         {
             let _ = store.empty_trash();
         }
+        undone.finish_last();
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use crate::net::{Served, helper};
+use crate::net::{Rules, Served, helper};
 
 /// Between two helpers, where the first one has ended or could not be started.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -18,11 +18,13 @@ pub(super) struct Ports {
     /// While it lives it takes the connections; its end is heard here.
     helper: Option<OwnedFd>,
     pub(super) pause_until: Option<Instant>,
+    /// What the container's rules were made by, kept for taking them away.
+    pub(super) rules: Option<Rules>,
 }
 
 impl Ports {
-    pub(super) fn new(held: Option<Served>) -> Self {
-        Self { held, helper: None, pause_until: None }
+    pub(super) fn new(held: Option<Served>, rules: Option<Rules>) -> Self {
+        Self { held, helper: None, pause_until: None, rules }
     }
 
     /// What is to be listened to; any word there is for [`Self::serve`].

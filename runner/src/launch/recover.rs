@@ -57,14 +57,18 @@ pub fn settled_status(dirs: &Dirs, id: &str, patience: Duration) -> io::Result<S
 /// those that ran when the machine was switched off. Cheap where there is nothing to do. One that
 /// cannot be put right must not keep others from working, and is met again by its own status.
 pub fn recover_all(dirs: &Dirs) {
-    for id in run_directory::ids(dirs) {
-        let directory = state::run_directory(&dirs.runroot, &id);
+    let ids = run_directory::ids(dirs);
+    for id in &ids {
+        let directory = state::run_directory(&dirs.runroot, id);
         if !run_directory::is_locked(&directory).unwrap_or(true) {
-            let _ = put_right(dirs, &id);
+            let _ = put_right(dirs, id);
         }
     }
-    // Met again, and told, by whoever starts a container there.
-    let _ = net::heal(dirs);
+    // Rules that nobody has a use for come with the next start. What cannot be put back is met
+    // again, and told, by whoever starts a container there.
+    if !ids.is_empty() {
+        let _ = net::heal(dirs);
+    }
     let Ok(boot) = boot_id() else { return };
     let settled = dirs.root.join(SETTLED);
     if fs::read_to_string(&settled).is_ok_and(|text| text == boot) {

@@ -16,7 +16,7 @@ use super::state::ProcessId;
 use crate::cgroup::{Cgroup, Oom};
 use crate::dirs::Dirs;
 use crate::known_bad::left_out;
-use crate::net::{self, Attached};
+use crate::net::{self, Released};
 
 /// How long killed processes may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub(super) struct Undone {
     /// Whether memory ran out, which only the cgroup knows.
     pub(super) oom: Option<Oom>,
     /// Cables that are to be cut, which takes time: [`Undone::finish`].
-    attached: Option<Attached>,
+    released: Option<Released>,
 }
 
 type Step = (&'static str, fn(&mut Leftovers<'_>) -> io::Result<()>);
@@ -116,7 +116,8 @@ impl<'a> Leftovers<'a> {
     }
 
     fn release_networks(&mut self) -> io::Result<()> {
-        self.done.attached = net::release(self.dirs, self.id)?;
+        let rules = self.ports.as_mut().and_then(|ports| ports.rules.take());
+        self.done.released = net::release(self.dirs, self.id, rules)?;
         Ok(())
     }
 
@@ -129,8 +130,17 @@ impl<'a> Leftovers<'a> {
 impl Undone {
     /// What takes time, and nobody need wait for.
     pub(super) fn finish(self) {
-        if let Some(attached) = self.attached {
-            net::cut(&attached);
+        if let Some(released) = &self.released {
+            net::cut(released);
+        }
+    }
+
+    /// The same, as the last that this process does.
+    pub(super) fn finish_last(mut self) {
+        let released = self.released.take();
+        if let Some(released) = released {
+            net::cut(&released);
+            net::let_go(released);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use super::netlink::{Socket, attribute, attributes, text_of};
 use super::nft::{self, FORWARD, Load, R0, Rule};
+use super::table::Table;
 
 const REMARK: &str = "rrun: filtered in inet rrun";
 
@@ -30,11 +31,11 @@ pub(super) struct Closed(pub(super) String);
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub(super) fn open(own: &str) -> io::Result<Vec<Closed>> {
-    let mut socket = Socket::netfilter()?;
+pub(super) fn open(table: &mut Table) -> io::Result<Vec<Closed>> {
+    let Table { socket, name: own } = table;
     let mut closed = Vec::new();
-    for chain in chains(&mut socket, own)?.into_iter().filter(|chain| chain.drops) {
-        if !ours(&mut socket, &chain)?.is_empty() {
+    for chain in chains(socket, own)?.into_iter().filter(|chain| chain.drops) {
+        if !ours(socket, &chain)?.is_empty() {
             continue;
         }
         let rules = [Load::InInterface, Load::OutInterface].map(|what| {

@@ -30,6 +30,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 pub use self::definition::{DEFAULT, Definition, NewNetwork, is_name};
 pub use self::error::NetError;
@@ -63,7 +64,25 @@ pub struct Attachment {
     held: Vec<Held>,
     mtu: u32,
     places: Places,
+    /// Until it is the monitor's.
+    pub rules: Option<Rules>,
 }
+
+/// A connection to the kernel's rules. To close one waits for some 10 ms where somebody has just
+/// taken a member out of a set: the kernel frees these first, after everybody's turn. So it is kept
+/// until nobody waits for its owner.
+#[derive(Debug)]
+pub struct Rules(Table);
+
+/// What a container had of networks, and who knows of it.
+#[derive(Debug)]
+pub struct Released {
+    attached: Attached,
+    rules: Option<Rules>,
+}
+
+/// How long the kernel takes to free what was taken out, with room to spare.
+const FREED_AFTER: Duration = Duration::from_millis(50);
 
 impl Attachment {
     /// What the container's first process does.
@@ -162,12 +181,14 @@ pub fn attach(
     live_on_after("held");
     let places = Places::of(dirs);
     let lock = places.lock().map_err(Why::io("cannot lock the networks"))?;
+    let mut table = Table::open(&places.runroot)
+        .map_err(Why::kernel("cannot speak to the kernel", "nf_tables"))?;
     let mut notices = Vec::new();
     let mut mtu = u32::MAX;
     let mut networks = Vec::new();
     for membership in memberships {
         let network = manage::named(&places, &membership.network)?;
-        let up = ensure_up(&places, network, &mut notices)?;
+        let up = ensure_up(&places, &mut table, network, &mut notices)?;
         mtu = mtu.min(up.mtu);
         networks.push((up.definition, membership));
     }
@@ -191,10 +212,10 @@ pub fn attach(
     };
     take().map_err(Why::io("cannot take an address"))?;
     live_on_after("addresses");
-    publish_ports(&places, &record.id, &attached)?;
+    publish_ports(&places, &mut table, &record.id, &attached)?;
     live_on_after("published");
     drop(lock);
-    Ok(Attachment { attached, notices, held, mtu, places })
+    Ok(Attachment { attached, notices, held, mtu, places, rules: Some(Rules(table)) })
 }
 
 /// Where a test lets this process be killed.
@@ -236,13 +257,16 @@ pub fn gateway_of(attached: &Attached) -> Option<Ipv4Addr> {
     first.map(|one| one.gateway)
 }
 
-fn publish_ports(places: &Places, id: &str, attached: &Attached) -> Result<(), NetError> {
+fn publish_ports(
+    places: &Places,
+    table: &mut Table,
+    id: &str,
+    attached: &Attached,
+) -> Result<(), NetError> {
     let rules = ports_of(id, attached);
     if rules.is_empty() {
         return Ok(());
     }
-    let mut table = Table::open(&places.runroot)
-        .map_err(Why::kernel("cannot speak to the kernel", "nf_tables"))?;
     // What a dead one has left in the way is not in the files any more.
     table
         .add_ports(&rules)
@@ -322,29 +346,41 @@ fn names_of(record: &Record, network: &Definition, membership: &Membership) -> V
 ///
 /// # Errors
 /// When something has to stay; the container's `net.json` stays with it.
-pub fn release(dirs: &Dirs, id: &str) -> io::Result<Option<Attached>> {
+pub fn release(dirs: &Dirs, id: &str, mut rules: Option<Rules>) -> io::Result<Option<Released>> {
     let places = Places::of(dirs);
     // Without the lock: nobody but this container's keeper writes or removes its file.
     let Some(attached) = places.attached(id)? else { return Ok(None) };
     let _lock = places.lock()?;
-    let rules = ports_of(id, &attached);
-    if !rules.is_empty() {
-        Table::open(&places.runroot)?.remove_ports(&rules)?;
+    let ports = ports_of(id, &attached);
+    if !ports.is_empty() {
+        let Rules(table) = match &mut rules {
+            Some(rules) => rules,
+            None => rules.insert(Rules(Table::open(&places.runroot)?)),
+        };
+        table.remove_ports(&ports)?;
     }
     for one in &attached.networks {
         names::leave(&places, one)?;
         addresses::give_back(&places, &one.network_id, one.ipv4, id)?;
     }
     places.forget_attached(id)?;
-    Ok(Some(attached))
+    Ok(Some(Released { attached, rules }))
 }
 
 /// Takes away what the kernel has not taken away by itself: a container's cables, where somebody
 /// keeps its network namespace. Waits for the kernel, and so is done when nobody waits for it.
-pub fn cut(attached: &Attached) {
+pub fn cut(released: &Released) {
     let Ok(mut socket) = Socket::route() else { return };
-    for one in &attached.networks {
+    for one in &released.attached.networks {
         let _ = links::delete(&mut socket, &one.veth);
+    }
+}
+
+/// Closes what [`Rules`] are, when that waits for nothing any more: the next container's changes
+/// would wait along.
+pub fn let_go(released: Released) {
+    if released.rules.is_some() && !released.attached.ports.is_empty() {
+        std::thread::sleep(FREED_AFTER);
     }
 }
 
@@ -364,7 +400,7 @@ pub fn heal(dirs: &Dirs) -> io::Result<()> {
     let _lock = places.lock()?;
     if !table.is_there()? {
         table.build(&contents(&places)?)?;
-        foreign::open(&table::name_of(&places.runroot))?;
+        foreign::open(&mut table)?;
     }
     Ok(())
 }

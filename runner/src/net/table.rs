@@ -92,8 +92,8 @@ pub(super) fn mark_of(runroot: &Path) -> Option<String> {
 /// A connection to the kernel's rules, for the table of one run root.
 #[derive(Debug)]
 pub(super) struct Table {
-    socket: Socket,
-    name: String,
+    pub(super) socket: Socket,
+    pub(super) name: String,
 }
 
 impl Table {

@@ -21,12 +21,11 @@ pub(super) struct UpNetwork {
 /// there.
 pub(super) fn ensure_up(
     places: &Places,
+    table: &mut Table,
     network: Definition,
     notices: &mut Vec<String>,
 ) -> Result<UpNetwork, NetError> {
     let mut socket = Socket::route().map_err(Why::io("cannot speak to the kernel"))?;
-    let mut table = Table::open(&places.runroot)
-        .map_err(Why::kernel("cannot speak to the kernel", "nf_tables"))?;
     let known = places.up(&network.id).map_err(Why::io("cannot read the networks"))?;
     let link = links::find(&mut socket, &network.bridge)
         .map_err(Why::kernel("cannot ask for the bridge", "bridge"))?;
@@ -36,7 +35,7 @@ pub(super) fn ensure_up(
         // The first one to join finds other programs' chains as they are now.
         let is_idle = addresses::owners(places, &network.id).is_ok_and(|all| all.is_empty());
         if is_idle {
-            open_foreign(places, notices);
+            open_foreign(table, notices);
         }
         return Ok(UpNetwork { definition: network, mtu: link.mtu });
     }
@@ -51,9 +50,9 @@ pub(super) fn ensure_up(
             .and_then(|contents| table.build(&contents))
             .map_err(Why::kernel("cannot make the rules", "nf_tables"))?;
     }
-    forward_packets(places)
+    forward_packets(places, table)
         .map_err(Why::kernel("cannot turn on net.ipv4.ip_forward", "forwarding"))?;
-    open_foreign(places, notices);
+    open_foreign(table, notices);
     Ok(UpNetwork { definition: network, mtu })
 }
 
@@ -111,7 +110,7 @@ fn sysctl(interface: &str, key: &str) -> String {
 
 /// Turns forwarding on. What did not forward before still does not: the names of all interfaces
 /// that are there go into the rules first.
-fn forward_packets(places: &Places) -> io::Result<()> {
+fn forward_packets(places: &Places, table: &mut Table) -> io::Result<()> {
     const SWITCH: &str = "/proc/sys/net/ipv4/ip_forward";
     if fs::read_to_string(SWITCH)?.trim() != "0" {
         return Ok(());
@@ -122,15 +121,15 @@ fn forward_packets(places: &Places) -> io::Result<()> {
     let names: Vec<String> = names.filter(|name| name != "lo" && !bridges.contains(name)).collect();
     let names = if left_out("interfaces-guarded") { Vec::new() } else { names };
     places.write_guarded(&names)?;
-    Table::open(&places.runroot)?.build(&contents(places)?)?;
+    table.build(&contents(places)?)?;
     fs::write(SWITCH, "1")
 }
 
-fn open_foreign(places: &Places, notices: &mut Vec<String>) {
+fn open_foreign(table: &mut Table, notices: &mut Vec<String>) {
     if left_out("forward-chains-opened") {
         return;
     }
-    match foreign::open(&table::name_of(&places.runroot)) {
+    match foreign::open(table) {
         Ok(closed) => notices.extend(closed.into_iter().map(|one| {
             format!("the host's firewall may keep containers from their network: {}", one.0)
         })),
