@@ -20,6 +20,8 @@ pub enum StoreError {
     Unfit { root: PathBuf, why: String },
     #[error("{what} is damaged: {why}")]
     Damaged { what: String, why: String },
+    #[error("the record of image {id:.12} is damaged: {why}")]
+    DamagedImage { id: String, why: String },
     #[error("the record of container {id:.12} is damaged: {why}")]
     DamagedContainer { id: String, why: String },
     #[error("no such image: {0}")]
@@ -87,6 +89,7 @@ impl StoreError {
             Self::Unfit { .. } => {
                 vec!["put the store on a local disk: rrun --root DIR …, or RRUN_ROOT=DIR".into()]
             }
+            Self::DamagedImage { id, .. } => vec![format!("rrun rmi {id:.12}")],
             Self::DamagedContainer { id, .. } => vec![format!("rrun rm {id:.12}")],
             Self::NameInUse { name, .. } => {
                 vec![format!("rrun rm {name}, or choose another --name")]

@@ -130,9 +130,31 @@ impl Store {
         else {
             return Ok(None);
         };
-        serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| StoreError::Damaged { what: path, why: error.to_string() })
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| StoreError::DamagedImage {
+            id: name.trim_end_matches(".json").to_owned(),
+            why: error.to_string(),
+        })
+    }
+
+    /// The file below `images/` that holds no image any more, and which `text` means: by the name
+    /// that the image had, or by the beginning of what stands in its place where it is told of.
+    pub(super) fn damaged_record(&self, text: &str) -> Result<Option<String>, StoreError> {
+        let by_name = text.parse::<ImageRef>().ok().map(|name| record_name(&name.to_string()));
+        let mut found = Vec::new();
+        for record in self.image_records()? {
+            let Err(StoreError::DamagedImage { id, .. }) = record else { continue };
+            let name = format!("{id}.json");
+            if by_name.as_ref() == Some(&name) {
+                return Ok(Some(name));
+            }
+            if !text.is_empty() && id.starts_with(text) {
+                found.push(name);
+            }
+        }
+        if found.len() > 1 {
+            return Err(StoreError::AmbiguousImage { text: text.into(), count: found.len() });
+        }
+        Ok(found.pop())
     }
 
     /// Makes `image.reference` mean `image`. With `lock` held shared by the caller, who also holds

@@ -11,12 +11,13 @@ use super::layer::LayerFacts;
 use super::record::{record_name, repository_of};
 use super::{Hold, Image, InUse, Store, StoreError, familiar_name, files, lock};
 use crate::container::ImageUse;
+use crate::known_bad::left_out;
 
 /// Compressed bytes of a pull that was given up stay so long. Seconds.
 const PART_SECONDS_MAX: i64 = 7 * 24 * 60 * 60;
 
 /// What a removal took away.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Removed {
     /// Names, as people type them.
     pub untagged: Vec<String>,
@@ -24,6 +25,8 @@ pub struct Removed {
     pub deleted: Vec<String>,
     /// Content of the files of these layers, bytes.
     pub bytes: u64,
+    /// A record that cannot be read: while it is there no content goes, because it might need it.
+    pub kept_for: Option<StoreError>,
 }
 
 /// Everything that has to stay.
@@ -42,8 +45,16 @@ impl Store {
     /// container keeps its layers in any case.
     pub fn remove_image(&self, text: &str, force: bool) -> Result<Removed, StoreError> {
         let hold = self.hold_exclusive()?;
-        let chosen =
-            self.find_image(text)?.ok_or_else(|| StoreError::NoSuchImage(text.to_owned()))?;
+        let chosen = match self.find_image(text) {
+            Ok(Some(image)) => image,
+            other => {
+                let Some(name) = self.damaged_record(text)? else {
+                    let none = || StoreError::NoSuchImage(text.to_owned());
+                    return Err(other.err().unwrap_or_else(none));
+                };
+                return self.remove_damaged(hold, &name);
+            }
+        };
         let mut all = self.images()?;
         all.retain(|image| image.config == chosen.config);
         let named = text.parse::<ImageRef>().ok();
@@ -65,6 +76,25 @@ impl Store {
         drop(hold);
         self.try_empty_trash()?;
         Ok(removed)
+    }
+
+    /// Takes away a record that nobody can read; what it alone reached goes with it.
+    fn remove_damaged(&self, hold: Hold, name: &str) -> Result<Removed, StoreError> {
+        self.unlink_record(name)?;
+        let untagged = vec![name.trim_end_matches(".json").to_owned()];
+        let mut removed = Removed { untagged, ..Removed::default() };
+        self.sweep(&hold, &mut removed)?;
+        drop(hold);
+        self.try_empty_trash()?;
+        Ok(removed)
+    }
+
+    fn unlink_record(&self, name: &str) -> Result<(), StoreError> {
+        let path = format!("images/{name}");
+        match rustix::fs::unlinkat(self.dir(), &path, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(StoreError::io(format!("remove {path}"))(error)),
+        }
     }
 
     fn refuse_if_used(
@@ -101,11 +131,7 @@ impl Store {
     }
 
     fn untag(&self, image: &Image, removed: &mut Removed) -> Result<(), StoreError> {
-        let path = format!("images/{}", record_name(&image.reference));
-        match rustix::fs::unlinkat(self.dir(), &path, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(StoreError::io(format!("remove {path}"))(error)),
-        }
+        self.unlink_record(&record_name(&image.reference))?;
         removed.untagged.push(familiar_name(&image.reference).to_owned());
         Ok(())
     }
@@ -145,12 +171,19 @@ impl Store {
     }
 
     /// Moves everything that nothing reaches into the trash. Roots are images, containers and
-    /// living leases.
+    /// living leases. Where an image's record is damaged nothing goes, because it might reach
+    /// anything; that is noted in `removed`, and keeps nobody from removing names.
     ///
     /// # Errors
-    /// A root that cannot be read: then nothing is taken away, because it might reach anything.
+    /// Another root that cannot be read: nothing is taken away either.
     pub(crate) fn sweep(&self, _exclusive: &Hold, removed: &mut Removed) -> Result<(), StoreError> {
-        let reachable = self.reachable()?;
+        let reachable = match self.reachable() {
+            Err(error @ StoreError::DamagedImage { .. }) if !left_out("bad-record-passed") => {
+                removed.kept_for = Some(error);
+                return Ok(());
+            }
+            other => other?,
+        };
         let what = || StoreError::io("sweep the store");
         for name in files::names(self.dir(), "layers").map_err(what())? {
             let keeps = super::layer::digest_of(&name)
@@ -293,7 +326,11 @@ impl Store {
     /// by its digest, as Docker keeps it without a tag. The caller holds `lock` shared and knows
     /// that everything of the image is there. Durable when it returns.
     pub(crate) fn name_image(&self, image: &Image) -> Result<(), StoreError> {
-        let before = self.image_record(&record_name(&image.reference))?;
+        let before = match self.image_record(&record_name(&image.reference)) {
+            // What it was nobody can tell any more.
+            Err(StoreError::DamagedImage { .. }) => None,
+            other => other?,
+        };
         if let Some(before) = before
             && before.config != image.config
             && !before.reference.contains('@')

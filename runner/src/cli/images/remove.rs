@@ -46,7 +46,10 @@ fn rmi(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
     let mut failed = None;
     for text in &arguments.operands {
         match store.remove_image(text, arguments.has("force")) {
-            Ok(removed) => print(&lines(&removed, "Untagged", "Deleted"))?,
+            Ok(removed) => {
+                print(&lines(&removed, "Untagged", "Deleted"))?;
+                tell_of_kept(removed);
+            }
             // Under --force what is not there is as good as removed, but still said.
             Err(StoreError::NoSuchImage(_)) if arguments.has("force") => {
                 crate::cli::tell(format!("rrun: no such image: {text}"));
@@ -62,6 +65,14 @@ fn rmi(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         // Docker's code for a command that failed in part or whole, but was understood.
         Some(failure) => Err(failure.exits(1)),
         None => Ok(0),
+    }
+}
+
+/// Says why space is not given back, and what to do about it.
+fn tell_of_kept(removed: Removed) {
+    if let Some(error) = removed.kept_for {
+        crate::cli::tell("rrun: no content is removed while a record cannot be read:");
+        crate::cli::tell(Failure::from(error));
     }
 }
 
@@ -88,7 +99,9 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
         text = format!("Deleted Images:\n{}\n", lines(&removed, "untagged", "deleted"));
     }
     text.push_str(&format!("Total reclaimed space: {}\n", human_bytes(removed.bytes)));
-    print(&text).map(|()| 0)
+    print(&text)?;
+    tell_of_kept(removed);
+    Ok(0)
 }
 
 fn agreed(all: bool) -> Result<bool, Failure> {

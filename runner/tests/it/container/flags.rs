@@ -2,7 +2,9 @@
 
 use std::process::Stdio;
 
-use crate::container::support::{Host, end_of, field, until};
+use serde_json::json;
+
+use crate::container::support::{Entry, Host, end_of, field, until};
 
 #[test]
 fn the_strict_profile_is_the_hardened_set() {
@@ -34,6 +36,46 @@ fn a_seccomp_profile_of_ones_own() {
     std::fs::write(&profile, "{}x").unwrap();
     let run = host.run(&["--security-opt", &option], &["true"]);
     assert_eq!((run.code, run.out.as_str()), (125, ""), "{run:?}");
+}
+
+/// The last calls of a process that joins are made under the container's own policy.
+#[test]
+fn a_seccomp_profile_that_forbids_the_last_calls_of_exec_is_named() {
+    let host = Host::new();
+    let profile = host.path().join("profile.json");
+    let option = format!("seccomp={}", profile.display());
+    for (action, name, code) in
+        [("SCMP_ACT_ERRNO", "refused", 126), ("SCMP_ACT_KILL_PROCESS", "killed", 125)]
+    {
+        let text = format!(
+            r#"{{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[
+            {{"names":["clone","clone3"],"action":"{action}"}}]}}"#
+        );
+        std::fs::write(&profile, text).unwrap();
+        host.detached(name, &["--security-opt", &option], "exec sleep 60");
+        let run = host.rrun(&["exec", name, "true"]);
+        assert_eq!(run.code, code, "{run:?}");
+        let hint = "its seccomp policy has to allow what a start ends with: capset, clone";
+        assert!(run.err.contains(hint), "{run:?}");
+        // The container has lost nothing by it.
+        assert_eq!(host.ok(&["inspect", "-f", "{{.State.Running}}", name]).trim(), "true");
+        host.ok(&["rm", "-f", name]);
+    }
+    host.assert_clean(None);
+}
+
+#[test]
+fn a_program_of_another_machine_is_named_as_one() {
+    // The head of a 64-bit program for a machine that nobody has (EM_S370).
+    let mut alien = b"\x7fELF\x02\x01\x01".to_vec();
+    alien.resize(16, 0);
+    alien.extend([2, 0, 9, 0, 1, 0, 0, 0]);
+    alien.resize(120, 0);
+    let host = Host::with(&[Entry::File("bin/alien", &alien)], &json!({ "Env": ["PATH=/bin"] }));
+    let run = host.run(&[], &["alien"]);
+    assert_eq!(run.code, 126, "{run:?}");
+    let hint = "it is not a program of this machine's kind, or a script without a #! line";
+    assert!(run.err.contains("cannot execute \"alien\"") && run.err.contains(hint), "{run:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::json;
 
-use crate::container::support::{Entry, Host, end_of, field};
+use crate::container::support::{Entry, Host, end_of, field, said};
 
 /// Looks, without pause and with all rights, at every process that shows in the procfs of the
 /// container whose first process has the number `init`, and tells what one of them had that the
@@ -172,8 +172,8 @@ fn one_that_enters_anothers_processes_has_nothing_of_the_host_either() {
 /// Neighbours that share volumes with containers: they exchange what lies in them for links that
 /// lead to a file and a directory of the host, without pause.
 struct Neighbours<'a> {
-    /// The content of a volume that is filled at each start, and of one that is not.
-    filled: PathBuf,
+    /// The content of the volumes that are filled at each start, and of one that is not.
+    filled: Vec<PathBuf>,
     shared: PathBuf,
     /// What the links name.
     bait: &'a Path,
@@ -198,10 +198,12 @@ impl Neighbours<'_> {
     /// The volume is filled while it is empty: nothing is put there before the first entry shows.
     fn beside_the_filled(&self) {
         while !self.stop.load(Ordering::Relaxed) {
-            for number in 0..PIPES {
-                let name = format!("pipe{number}");
-                if std::fs::symlink_metadata(self.filled.join(&name)).is_ok() {
-                    Self::exchange(&self.filled, &name, &self.bait.join("file"));
+            for filled in &self.filled {
+                for number in 0..PIPES {
+                    let name = format!("pipe{number}");
+                    if std::fs::symlink_metadata(filled.join(&name)).is_ok() {
+                        Self::exchange(filled, &name, &self.bait.join("file"));
+                    }
                 }
             }
         }
@@ -249,9 +251,40 @@ fn facts(bait: &Path) -> String {
     facts + &std::fs::read_to_string(bait.join("file")).unwrap()
 }
 
+/// Containers that start beside each other, each with a volume of its own to fill.
+const LANES: usize = 3;
+
 #[test]
 fn names_exchanged_while_containers_start_lead_nowhere() {
-    let starts = std::env::var("RRUN_EXCHANGES").map_or(100, |text| text.parse().unwrap());
+    let starts = std::env::var("RRUN_EXCHANGES").map_or(300, |text| text.parse().unwrap());
+    exchanged_while_starting(starts);
+}
+
+/// What is done where the kernel has no fchmodat2(2): before Linux 6.6.
+#[test]
+fn the_way_of_older_kernels_leads_nowhere_either() {
+    let test = "container::host::names_exchanged_while_containers_start_lead_nowhere";
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test])
+        .env("RRUN_KNOWN_BAD", "fchmodat2")
+        .env("RRUN_EXCHANGES", "45")
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(told.contains("1 passed; 0 failed"), "{told}");
+    // And that it does what it is there for.
+    let host = Host::with(
+        &[Entry::Directory("data", 0o2751), Entry::Fifo("data/pipe")],
+        &json!({ "Env": ["PATH=/bin"] }),
+    );
+    let script = "stat -c %a /data /data/pipe /dev/null";
+    let words = host.words(&["--rm"], &["-v", "vol:/data"], &["sh", "-c", script]);
+    let mut command = host.command(&words);
+    let run = said(command.env("RRUN_KNOWN_BAD", "fchmodat2").output().unwrap());
+    assert_eq!((run.code, run.out.as_str()), (0, "2751\n644\n666\n"), "{run:?}");
+}
+
+fn exchanged_while_starting(starts: usize) {
     let bait = tempfile::tempdir().unwrap();
     let source = tempfile::tempdir().unwrap();
     std::fs::create_dir(bait.path().join("directory")).unwrap();
@@ -267,35 +300,44 @@ fn names_exchanged_while_containers_start_lead_nowhere() {
     let host = Host::with(&entries, &json!({ "Env": ["PATH=/bin"] }));
     let stop = AtomicBool::new(false);
     let content = |name: &str| host.path().join("root/volumes").join(name).join("_data");
-    host.ok(&["volume", "create", "filled"]);
     host.ok(&["volume", "create", "shared"]);
+    let filled: Vec<String> = (0..LANES).map(|lane| format!("filled{lane}")).collect();
+    filled.iter().for_each(|name| drop(host.ok(&["volume", "create", name])));
     let neighbours = Neighbours {
-        filled: content("filled"),
+        filled: filled.iter().map(|name| content(name)).collect(),
         shared: content("shared"),
         bait: bait.path(),
         stop: &stop,
     };
     let target = format!("{}:/shared/sub/deep", source.path().display());
-    let flags = ["-v", "filled:/data", "-v", "shared:/shared:nocopy", "-v", &target];
-    let flags = [&flags[..], &["--device", "/dev/null:/shared/device", "-w", "/shared/work"]];
     let before = facts(bait.path());
-    let mut ran = 0;
-    std::thread::scope(|scope| {
-        scope.spawn(|| neighbours.beside_the_filled());
-        scope.spawn(|| neighbours.beside_the_shared());
-        let _end = End(&stop);
-        for start in 0..starts {
+    let lane = |lane: usize| {
+        let filled = format!("filled{lane}:/data");
+        let flags = ["-v", &filled, "-v", "shared:/shared:nocopy", "-v", &target];
+        let more = ["--device", "/dev/null:/shared/device", "-w", "/shared/work"];
+        let mut ran = 0;
+        for start in (lane..starts).step_by(LANES) {
             // Filled alone, too: what is refused for the other volume comes later than that.
-            let flags = if start % 2 == 0 { flags[0][..2].to_vec() } else { flags.concat() };
+            let all = [&flags[..], &more[..]].concat();
+            let flags = if (start / LANES).is_multiple_of(2) { flags[..2].to_vec() } else { all };
             let run = host.run(&flags, &["true"]);
             assert_eq!(facts(bait.path()), before, "start {start}: {run:?}");
             let is_told = run.code == 125 && run.err.starts_with("rrun: cannot ");
             assert!(run.code == 0 || is_told, "start {start}: {run:?}");
-            ran += i32::from(run.code == 0);
-            for entry in std::fs::read_dir(content("filled")).unwrap().flatten() {
+            ran += usize::from(run.code == 0);
+            for entry in std::fs::read_dir(&neighbours.filled[lane]).unwrap().flatten() {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
+        ran
+    };
+    let ran: usize = std::thread::scope(|scope| {
+        scope.spawn(|| neighbours.beside_the_filled());
+        scope.spawn(|| neighbours.beside_the_shared());
+        let _end = End(&stop);
+        let lane = &lane;
+        let lanes: Vec<_> = (0..LANES).map(|at| scope.spawn(move || lane(at))).collect();
+        lanes.into_iter().map(|one| one.join().unwrap()).sum()
     });
     assert!(ran >= starts / 2, "{ran} of {starts} ran");
     host.assert_clean(None);

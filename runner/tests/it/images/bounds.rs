@@ -90,6 +90,53 @@ fn a_bad_image_is_shown_as_one_among_the_others() {
     assert_eq!(host.ok(["images", "-q"]).lines().count(), 1);
 }
 
+#[test]
+fn a_damaged_record_stops_nobody_and_can_be_removed() {
+    let (registry, host) = (Registry::start(), Host::new());
+    for name in ["good:1", "bad:1", "worse:1", "other:1"] {
+        let config = r#"{"os":"linux","rootfs":{"diff_ids":["DIFF"]}}"#;
+        let layer = tar([dir("d"), file("d/f", name)]);
+        host.ok(["pull", "-q", &image_of(&registry, name, &layer, config)]);
+    }
+    let damage = |name: &str| {
+        let hex = Digest::sha256(registry.reference(name).as_bytes()).hex();
+        std::fs::write(host.root().join("images").join(format!("{hex}.json")), "{").unwrap();
+        hex
+    };
+    let (bad, worse) = (damage("bad:1"), damage("worse:1"));
+    // Told of, with the way out, among the others.
+    let said = host.run(["images"]);
+    assert!(said.code == Some(0) && said.out.lines().count() == 3, "{said:?}");
+    for id in [&bad[..12], &worse[..12]] {
+        assert!(said.err.contains(&format!("the record of image {id} is damaged")), "{said:?}");
+        assert!(said.err.contains(&format!("hint: rrun rmi {id}")), "{said:?}");
+    }
+    // Others are removed by name; their content stays as long as the bad ones may need it.
+    for words in [&["rmi", &registry.reference("other:1")][..], &["image", "prune", "-f"]] {
+        let said = host.run(words);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        assert!(said.err.contains("no content is removed while"), "{said:?}");
+    }
+    assert_eq!((host.names("images").len(), host.names("layers").len()), (3, 4));
+    // One by what it is told of as, one by the name that it had.
+    host.ok(["rmi", &bad[..12]]);
+    let said = host.run(["rmi", &registry.reference("worse:1")]);
+    assert!(said.code == Some(0) && said.err.is_empty(), "{said:?}");
+    assert_eq!((host.names("images").len(), host.names("layers").len()), (1, 1));
+    let said = host.run(["rmi", &bad[..12]]);
+    assert!(said.code == Some(1) && said.err.contains("no such image"), "{said:?}");
+    // The name is free again for another image, by hand or by a pull.
+    let good = registry.reference("good:1");
+    host.ok(["tag", &good, &registry.reference("good:2")]);
+    damage("good:1");
+    host.ok(["tag", &registry.reference("good:2"), &good]);
+    damage("good:1");
+    let pulled = host.run(["pull", "-q", &good]);
+    assert!(pulled.code == Some(125) && pulled.err.contains("hint: rrun rmi "), "{pulled:?}");
+    host.ok(["rmi", &good]);
+    host.ok(["pull", "-q", &good]);
+}
+
 /// Waits until every layer of the store has been written through to the disk.
 fn all_durable(host: &Host, but: &str) -> bool {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
@@ -433,6 +480,7 @@ fn known_bad_measures_are_missed() {
             "images::bounds::a_configuration_that_cannot_be_read_back_is_not_taken_in",
         ),
         ("bad-row-shown", "images::bounds::a_bad_image_is_shown_as_one_among_the_others"),
+        ("bad-record-passed", "images::bounds::a_damaged_record_stops_nobody_and_can_be_removed"),
         (
             "records-readable",
             "images::bounds::a_layer_that_nobody_can_read_back_ends_no_others_durability",
