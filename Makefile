@@ -13,7 +13,7 @@ demo bench dist: export ROADSTEAD_BIN_DIR := $(TARGET_DIR)/dist
 # A registry that can be told to leave a step out: what is known to be bad must be noticed.
 export ROADSTEAD_FAILPOINTS_BIN := $(TARGET_DIR)/debug/registry
 
-.PHONY: help build dist image chart static demo check test debug install bench torture fuzz
+.PHONY: help build dist image chart static packages release demo check test debug install bench torture fuzz
 
 help:                ## List these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /\1\t/' | expand -t 12
@@ -33,6 +33,13 @@ static: debug
 
 chart: debug         ## Pack the chart into target/chart
 	$(TARGET_DIR)/debug/conformance chart $(TARGET_DIR)/chart
+
+packages: debug      ## Write the Debian packages of both programs into target/packages
+	$(TARGET_DIR)/debug/conformance packages $(TARGET_DIR)/packages
+
+# Into a directory of its own: target/release is cargo's.
+release: debug       ## Image, chart, packages and checksums in target/roadstead; fails where a platform cannot be built for
+	$(TARGET_DIR)/debug/conformance release $(TARGET_DIR)/roadstead
 
 demo: dist           ## Start the registry, push an image, run it with rrun, clean up (root)
 	$(CARGO) run --locked --quiet -p conformance --bin conformance -- demo
@@ -62,6 +69,7 @@ BLACK_BOX := $(filter-out main,$(basename $(notdir $(wildcard conformance/tests/
 BUDGET     = $(or $(BUDGET_$(1)),90)
 BUDGET_deploy_chart := 180
 BUDGET_deploy_image := 120
+BUDGET_deploy_packages := 180
 BUDGET_registry_clients := 150
 BUDGET_registry_crash := 240
 BUDGET_registry_crowd := 120

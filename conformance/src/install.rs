@@ -38,6 +38,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("iptables", "/usr/sbin/iptables-legacy"),
     ("cpio", "/usr/bin/cpio"),
     ("procps", "/usr/bin/ps"),
+    // Packages are looked at by these, and run in a root of their own.
+    ("systemd", "/usr/bin/systemd-analyze"),
+    ("systemd-container", "/usr/bin/systemd-nspawn"),
+    ("lintian", "/usr/bin/lintian"),
+    ("binutils", "/usr/bin/strip"),
     // What knows distribution's behaviour: scrapers, a client for HPC, a browser.
     ("python3-prometheus-client", "/usr/lib/python3/dist-packages/prometheus_client"),
     ("charliecloud-builders", "/usr/bin/ch-image"),
@@ -91,7 +96,8 @@ pub fn install() -> anyhow::Result<()> {
     for program in GO_PROGRAMS {
         install_go_program(program, &directory)?;
     }
-    install_python_packages(&directory.join("../python"))
+    install_python_packages(&directory.join("../python"))?;
+    crate::rootfs::bootable_archive().map(drop)
 }
 
 /// Packages for Python, at the releases that the tests were written against.

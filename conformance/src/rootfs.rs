@@ -17,15 +17,27 @@ const PACKAGES: &str = "procps";
 /// # Errors
 /// If neither program is installed, or the mirror cannot be reached.
 pub fn archive() -> Result<PathBuf> {
+    made(&format!("debian-{SUITE}"), PACKAGES)
+}
+
+/// The same with a service manager, for packages that bring a service.
+///
+/// # Errors
+/// As with [`archive`].
+pub fn bootable_archive() -> Result<PathBuf> {
+    made(&format!("debian-{SUITE}-boots"), &format!("{PACKAGES},systemd"))
+}
+
+fn made(name: &str, packages: &str) -> Result<PathBuf> {
     let tools = tools_directory()?;
-    let path = tools.join(format!("debian-{SUITE}.tar"));
+    let path = tools.join(format!("{name}.tar"));
     // Two test programs may ask at once; the second waits for the first one's archive.
     let lock = File::create(tools.join("debian.lock")).context("opening the lock of .tools")?;
     lock.lock().context("waiting for another process that makes the Debian root")?;
     if !path.exists() {
-        let unfinished = tools.join(format!("debian-{SUITE}.tar.unfinished"));
+        let unfinished = tools.join(format!("{name}.tar.unfinished"));
         eprintln!("making a Debian root ({SUITE}), about a minute, kept in {}", path.display());
-        make(&unfinished)?;
+        make(&unfinished, packages)?;
         fs::rename(&unfinished, &path).context("putting the Debian root into place")?;
     }
     Ok(path)
@@ -36,9 +48,17 @@ pub fn archive() -> Result<PathBuf> {
 /// # Errors
 /// If the archive cannot be made or unpacked.
 pub fn unpack(directory: &Path) -> Result<()> {
+    unpack_archive(&archive()?, directory)
+}
+
+/// [`unpack`] of one of these archives.
+///
+/// # Errors
+/// If it cannot be unpacked.
+pub fn unpack_archive(archive: &Path, directory: &Path) -> Result<()> {
     fs::create_dir_all(directory)?;
     let mut tar = Command::new("tar");
-    tar.arg("--extract").arg("--file").arg(archive()?).arg("--directory").arg(directory);
+    tar.arg("--extract").arg("--file").arg(archive).arg("--directory").arg(directory);
     tar.args(["--numeric-owner", "--xattrs", "--xattrs-include=*"]);
     run(&mut tar)
 }
@@ -55,10 +75,10 @@ pub fn tools_directory() -> Result<PathBuf> {
     Ok(tools)
 }
 
-fn make(archive: &Path) -> Result<()> {
+fn make(archive: &Path, packages: &str) -> Result<()> {
     let with_mmdebstrap = Command::new("mmdebstrap")
         .args(["--quiet", "--variant=minbase", "--format=tar"])
-        .arg(format!("--include={PACKAGES}"))
+        .arg(format!("--include={packages}"))
         .args(["--aptopt=Acquire::Retries \"3\"", SUITE])
         .arg(archive)
         .status();
@@ -66,17 +86,17 @@ fn make(archive: &Path) -> Result<()> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => {
             eprintln!("mmdebstrap failed ({status}); trying debootstrap");
-            make_with_debootstrap(archive)
+            make_with_debootstrap(archive, packages)
         }
-        Err(_) => make_with_debootstrap(archive),
+        Err(_) => make_with_debootstrap(archive, packages),
     }
 }
 
-fn make_with_debootstrap(archive: &Path) -> Result<()> {
+fn make_with_debootstrap(archive: &Path, packages: &str) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let mut debootstrap = Command::new("debootstrap");
     debootstrap
-        .args(["--variant=minbase", &format!("--include={PACKAGES}"), SUITE])
+        .args(["--variant=minbase", &format!("--include={packages}"), SUITE])
         .arg(directory.path());
     run(&mut debootstrap)?;
     let mut tar = Command::new("tar");

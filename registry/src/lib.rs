@@ -16,6 +16,7 @@ mod pool;
 pub mod privileges;
 pub mod records;
 mod serve;
+mod service;
 pub mod store;
 mod sys;
 pub mod tls;

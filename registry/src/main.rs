@@ -1,12 +1,13 @@
 //! The command line of the registry.
 
 mod healthcheck;
+mod manual;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use registry::admin::AdminCommand;
 use registry::config::{Config, ConfigError, Loaded, Storage};
 use registry::tls::{self, Tls};
@@ -37,6 +38,13 @@ enum Command {
     },
     #[command(flatten)]
     Admin(AdminCommand),
+    /// Print a script with which a shell completes the registry's words
+    Completion { shell: clap_complete::Shell },
+    /// Write the manual's pages into a directory
+    Man {
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
     /// Print the version
     Version,
 }
@@ -83,6 +91,8 @@ fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck(&args),
         Command::Config { command } => config(command),
         Command::Admin(command) => admin(command),
+        Command::Completion { shell } => manual::completion(Cli::command(), shell),
+        Command::Man { directory } => manual::pages(Cli::command(), &directory),
         Command::Version => {
             println!("registry {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -14,11 +14,12 @@ use crate::config::{Config, Purge, Storage};
 use crate::content::Content;
 use crate::content::collect::Collector;
 use crate::content::scrub::Scrub;
-use crate::http::{Bound, Server, ServerError, State};
+use crate::http::{Bound, Pulse, Server, ServerError, State};
 use crate::observe::{self, Metrics};
 use crate::open::{OpenError, Opened, open};
 use crate::privileges::{self, PrivilegeError};
 use crate::records::Records;
+use crate::service::{self, Sockets};
 use crate::tls::{self, Clients, Tls, TlsError};
 
 /// Why the registry does not serve.
@@ -43,6 +44,7 @@ pub struct Started {
     pub debug_address: Option<SocketAddr>,
     pub state: Arc<State>,
     server: Server,
+    pulse: Pulse,
     tls: Option<Arc<Tls>>,
     records: Arc<dyn Records>,
     collector: Arc<Collector>,
@@ -66,21 +68,18 @@ pub fn start(config: &Config) -> Result<Started, ServeError> {
     start_on(config, Sockets::default())
 }
 
-/// Sockets that are bound already.
-#[derive(Default)]
-struct Sockets {
-    registry: Option<Bound>,
-    debug: Option<Bound>,
-}
-
-impl Sockets {
-    /// Those of the configuration, while this process may still bind any port. Waits for another
-    /// registry to let go of them, as it will wait for the directory's lock.
-    fn early(config: &Config) -> Result<Self, ServeError> {
-        let bind = |address: &String| Bound::patiently(address, config.store.wait_for_lock);
-        let debug = config.http.debug.as_ref().map(|debug| bind(&debug.addr)).transpose()?;
-        Ok(Self { registry: Some(bind(&config.addr)?), debug })
+/// Binds those of the configuration that were not handed over, while this process may still bind any
+/// port. Waits for another registry to let go of them, as it will wait for the directory's lock.
+fn bind_early(given: Sockets, config: &Config) -> Result<Sockets, ServeError> {
+    let bind = |address: &String| Bound::patiently(address, config.store.wait_for_lock);
+    let Sockets { mut registry, mut debug } = given;
+    if let (None, Some(configured)) = (&debug, &config.http.debug) {
+        debug = Some(bind(&configured.addr)?);
     }
+    if registry.is_empty() {
+        registry.push(bind(&config.addr)?);
+    }
+    Ok(Sockets { registry, debug })
 }
 
 /// [`start`], on these sockets, and on new ones for those that are not there.
@@ -91,10 +90,17 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
     // The directory's lock before the port: while another process holds it, clients must be refused
     // at once instead of waiting in the queue of a port that nobody answers on.
     let Opened { store, records, upkeep } = open(config, config.store.wait_for_lock)?;
-    let bound = sockets.registry.map_or_else(|| Bound::new(&config.addr), Ok)?;
-    let address = bound.address()?;
+    let mut bound = sockets.registry;
+    if bound.is_empty() {
+        bound.push(Bound::new(&config.addr)?);
+    }
+    let address = bound[0].address()?;
     let debug = match (sockets.debug, &config.http.debug) {
         (None, Some(debug)) => Some(Bound::new(&debug.addr)?),
+        (Some(_), None) => {
+            let why = "one is called debug, and http.debug.addr is not set";
+            return Err(ServerError::Given(why.to_owned()).into());
+        }
         (bound, _) => bound,
     };
     let debug_address = debug.as_ref().map(Bound::address).transpose()?;
@@ -120,12 +126,15 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
         Storage::Directory => Some(Box::pin(admin::serve(&config.root, store)?)),
         Storage::Memory(_) => None,
     };
-    let server = Server::start(&state, bound, debug, tls.clone(), config.limits, workers)?;
+    let pulse = Pulse::new(service::pulse());
+    let threads = (config.limits, workers);
+    let server = Server::start(&state, bound, debug, tls.clone(), threads, &pulse)?;
     Ok(Started {
         address,
         debug_address,
         state,
         server,
+        pulse,
         tls,
         records,
         collector,
@@ -156,9 +165,11 @@ impl Started {
         });
         let collecting = actix_rt::spawn(Arc::clone(&self.collector).run());
         let listening = self.admin.map(actix_rt::spawn);
+        let living = actix_rt::spawn(service::show_life(self.pulse));
         let scrubbing = actix_rt::spawn(Arc::clone(&self.scrub).run());
         let ended = self.server.wait().await;
         self.scrub.stop();
+        living.abort();
         scrubbing.abort();
         collecting.abort();
         for task in [purge, watch, listening].into_iter().flatten() {
@@ -187,9 +198,10 @@ pub fn serve(
     reload: impl Fn() -> Result<(), String> + 'static,
 ) -> Result<(), ServeError> {
     // A port below 1024 wants root, and what is given up wants a process of one thread.
+    let given = service::sockets()?;
     let sockets = match privileges::are_given_up() {
-        true => Sockets::early(config)?,
-        false => Sockets::default(),
+        true => bind_early(given, config)?,
+        false => given,
     };
     let root = match config.storage {
         Storage::Directory => Some(config.root.as_path()),
@@ -214,6 +226,7 @@ pub fn serve(
         }
         stop_on_signal(&started)?;
         reload_on(hangup, Arc::clone(&started.state), started.tls.clone(), reload);
+        service::ready();
         started.wait().await?;
         tracing::info!("stopped");
         Ok(())
@@ -250,6 +263,7 @@ fn stop_on_signal(started: &Started) -> Result<(), ServeError> {
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!(signal = graceful, "stopping: running requests may end");
+        service::stopping();
         state.drain();
         let stopping = actix_rt::spawn(handle.stop(true));
         // Whoever asks twice does not want to wait.
@@ -269,6 +283,7 @@ fn reload_on(
 ) {
     actix_rt::spawn(async move {
         while hangup.recv().await.is_some() {
+            service::reloading();
             let reloaded = reload();
             let certificate = tls.as_ref().map_or(Ok(()), |tls| tls.reload());
             state.metrics().reloaded(reloaded.is_ok() && certificate.is_ok());
@@ -281,6 +296,7 @@ fn reload_on(
             if let Some(tls) = &tls {
                 tell_certificate(tls, certificate);
             }
+            service::ready();
         }
     });
 }

@@ -5,7 +5,16 @@
 )]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd as _, OwnedFd, RawFd};
+
+/// Takes over a descriptor that whoever started this process handed to it. Once for each: the
+/// number is then this owner's alone.
+pub(crate) fn take_over(handed: RawFd) -> OwnedFd {
+    // SAFETY: the descriptor is one of LISTEN_FDS, which the service manager opened for this process
+    // (LISTEN_PID), was found open just now (its flags were set), and is named by nothing else here:
+    // descriptors that this process opens get other numbers while it is open.
+    unsafe { OwnedFd::from_raw_fd(handed) }
+}
 
 /// Asks the kernel to begin writing `length` dirty bytes at `offset` out to the disk, without
 /// waiting for them.

@@ -37,6 +37,19 @@ enum Action {
         #[arg(long)]
         host_only: bool,
     },
+    /// Write the Debian packages of both programs, for this machine's platform
+    Packages {
+        /// Directory to write to
+        directory: PathBuf,
+        /// Cargo's profile; people get `dist`
+        #[arg(long, default_value = "dist")]
+        profile: String,
+    },
+    /// Write all that people install, for every platform, into one directory
+    Release {
+        /// Directory to write to
+        directory: PathBuf,
+    },
     /// Pack the chart
     Chart {
         /// Directory to write to
@@ -164,12 +177,34 @@ fn image(
     Ok(())
 }
 
+/// Gives the packages' paths.
+fn packages(directory: &Path, profile: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let host = Platform::host()?;
+    let registry = ship::build::build("registry", host, profile)?;
+    let rrun = ship::build::build("rrun", host, profile)?;
+    let packages = ship::deb::write(directory, [&registry, &rrun], host)?;
+    for package in &packages {
+        println!("{}", package.display());
+    }
+    Ok(packages)
+}
+
+fn release(directory: &Path) -> anyhow::Result<()> {
+    image(directory, "dist", true, false)?;
+    println!("{}", ship::chart::package(directory)?.display());
+    packages(directory, "dist")?;
+    println!("{}", ship::deb::checksums(directory)?.display());
+    Ok(())
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Action::Install => conformance::install::install(),
         Action::Image { directory, profile, all_platforms, host_only } => {
             image(&directory, &profile, all_platforms, host_only)
         }
+        Action::Packages { directory, profile } => packages(&directory, &profile).map(drop),
+        Action::Release { directory } => release(&directory),
         Action::Chart { directory } => {
             ship::chart::package(&directory).map(|path| println!("{}", path.display()))
         }

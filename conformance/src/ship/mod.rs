@@ -3,4 +3,5 @@
 
 pub mod build;
 pub mod chart;
+pub mod deb;
 pub mod image;

@@ -9,6 +9,7 @@ mod deploy_compose;
 mod deploy_docs;
 mod deploy_image;
 mod deploy_metrics;
+mod deploy_packages;
 mod deploy_proxies;
 mod docker_table;
 mod official;

@@ -37,7 +37,7 @@ use incoming::Incoming;
 use respond::{API_VERSION, Reply};
 use route::Route;
 
-pub use server::{Bound, Limits, Server, ServerError};
+pub use server::{Bound, Limits, Pulse, Server, ServerError};
 
 /// What every request can reach. Shared by all workers.
 #[derive(Debug)]

@@ -3,8 +3,10 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs as _};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix_server::ServerHandle;
@@ -71,6 +73,8 @@ const BLOCKING_THREADS: usize = 48;
 pub enum ServerError {
     #[error("cannot listen on {address}: {source}")]
     Bind { address: String, source: io::Error },
+    #[error("the sockets that the service manager hands over (LISTEN_FDS): {0}")]
+    Given(String),
     #[error("the server failed: {0}")]
     Run(#[source] io::Error),
 }
@@ -120,6 +124,23 @@ impl Bound {
         }
     }
 
+    /// A socket that a service manager has bound, under its name there.
+    ///
+    /// # Errors
+    /// [`ServerError::Given`] when it is no listening TCP socket.
+    pub(crate) fn given(socket: OwnedFd, name: &str) -> Result<Self, ServerError> {
+        use rustix::net::sockopt::socket_acceptconn;
+        let listens = socket_acceptconn(&socket).is_ok_and(|listens| listens);
+        let bound = Self { listener: TcpListener::from(socket) };
+        match bound.address() {
+            Ok(_) if listens => Ok(bound),
+            Ok(_) | Err(_) => {
+                let what = "is no TCP socket that listens (ListenStream=HOST:PORT)";
+                Err(ServerError::Given(format!("{name:?} {what}")))
+            }
+        }
+    }
+
     /// The address, with the port that the kernel chose if it was asked to.
     ///
     /// # Errors
@@ -156,25 +177,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// Serves on `bound`, with TLS if it is given, with `workers` threads; metrics and health on
+    /// Serves on each of `bound`, with TLS if it is given, with `workers` threads; metrics and health on
     /// `debug`, without TLS, with a thread of its own. Must be called, and awaited, on an actix
-    /// runtime.
+    /// runtime. Each thread shows by `pulse` that it gets on.
     ///
     /// # Errors
     /// [`ServerError::Run`]; [`ServerError::Bind`] if somebody else listens there meanwhile.
     pub fn start(
         state: &Arc<State>,
-        bound: Bound,
+        bound: Vec<Bound>,
         debug: Option<Bound>,
         tls: Option<Arc<Tls>>,
-        limits: Limits,
-        workers: usize,
+        (limits, workers): (Limits, usize),
+        pulse: &Pulse,
     ) -> Result<Self, ServerError> {
         let debug_limits = Limits { connections: DEBUG_CONNECTIONS, ..limits };
         let debug = debug
-            .map(|bound| listen(state, Listener::Debug, bound, None, debug_limits, 1))
+            .map(|bound| {
+                listen(state, Listener::Debug, vec![bound], None, (debug_limits, 1), pulse)
+            })
             .transpose()?;
-        let running = listen(state, Listener::Registry, bound, tls, limits, workers)?;
+        let running = listen(state, Listener::Registry, bound, tls, (limits, workers), pulse)?;
         Ok(Self { running, debug })
     }
 
@@ -199,36 +222,39 @@ impl Server {
     }
 }
 
-/// A server on one listener.
+/// A server on these sockets.
 fn listen(
     state: &Arc<State>,
     listener: Listener,
-    bound: Bound,
+    bound: Vec<Bound>,
     tls: Option<Arc<Tls>>,
-    limits: Limits,
-    workers: usize,
+    (limits, workers): (Limits, usize),
+    pulse: &Pulse,
 ) -> Result<actix_server::Server, ServerError> {
-    let state = Arc::clone(state);
     let name = match listener {
         Listener::Registry => "registry",
         Listener::Debug => "debug",
     };
-    rustix::net::listen(&bound.listener, BACKLOG).map_err(|error| {
-        let address = bound.address().map_or_else(|_| String::new(), |it| it.to_string());
-        ServerError::Bind { address, source: error.into() }
-    })?;
-    let each = limits.connections.div_ceil(workers);
-    let builder = actix_server::Server::build()
+    let each = limits.connections.div_ceil(workers * bound.len().max(1));
+    let mut builder = actix_server::Server::build()
         .workers(workers)
         .max_concurrent_connections(each + SPARE)
         .worker_max_blocking_threads(BLOCKING_THREADS)
         .shutdown_timeout(limits.drain.as_secs())
         .disable_signals();
     let stop = builder.graceful_shutdown_signal();
-    let builder = builder
-        .listen(name, bound.listener, move || {
-            let (state, tls, stop) = (Arc::clone(&state), tls.clone(), stop.clone());
+    for bound in bound {
+        rustix::net::listen(&bound.listener, BACKLOG).map_err(|error| {
+            let address = bound.address().map_or_else(|_| String::new(), |it| it.to_string());
+            ServerError::Bind { address, source: error.into() }
+        })?;
+        let (state, tls, stop, pulse) =
+            (Arc::clone(state), tls.clone(), stop.clone(), pulse.clone());
+        let serve = move || {
+            let (state, tls, stop, pulse) =
+                (Arc::clone(&state), tls.clone(), stop.clone(), pulse.clone());
             fn_factory(move || {
+                pulse.beat();
                 let worker = Worker::new(Arc::clone(&state), listener, tls.clone(), limits, each);
                 let (worker, stop) = (Rc::new(worker), stop.clone());
                 let stopping = Rc::clone(&worker);
@@ -246,9 +272,43 @@ fn listen(
                 });
                 async move { Ok::<_, ()>(serve) }
             })
-        })
-        .map_err(ServerError::Run)?;
+        };
+        builder = builder.listen(name, bound.listener, serve).map_err(ServerError::Run)?;
+    }
     Ok(builder.run())
+}
+
+/// Shows that the threads that answer get on.
+#[derive(Clone, Debug, Default)]
+pub struct Pulse {
+    every: Option<Duration>,
+    beats: Arc<Mutex<Vec<Arc<AtomicBool>>>>,
+}
+
+impl Pulse {
+    /// One that beats so often; without, never.
+    pub(crate) fn new(every: Option<Duration>) -> Self {
+        Self { every, beats: Arc::default() }
+    }
+
+    /// Beats as long as this thread's loop turns.
+    fn beat(&self) {
+        let Some(every) = self.every else { return };
+        let beats = Arc::new(AtomicBool::new(true));
+        self.beats.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&beats));
+        actix_rt::spawn(async move {
+            loop {
+                beats.store(true, Ordering::Relaxed);
+                tokio::time::sleep(every).await;
+            }
+        });
+    }
+
+    /// Whether every thread has beaten since this was last asked.
+    pub(crate) fn all_beat(&self) -> bool {
+        let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        beats.iter().fold(true, |all, beats| all & beats.swap(false, Ordering::Relaxed))
+    }
 }
 
 impl std::fmt::Debug for Server {

@@ -11,6 +11,7 @@ mod neighbours;
 mod operators;
 mod privileges;
 mod rows;
+mod service;
 mod soak;
 mod support;
 mod syncs;
