@@ -9,6 +9,7 @@ pub mod content;
 #[doc(hidden)]
 pub mod edge;
 mod failpoint;
+mod files;
 pub mod http;
 pub mod observe;
 mod open;

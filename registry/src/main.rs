@@ -2,6 +2,7 @@
 
 mod healthcheck;
 mod manual;
+mod user;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use registry::admin::AdminCommand;
+use registry::auth::Accounts;
 use registry::config::{Config, ConfigError, Loaded, Storage};
 use registry::tls::{self, Tls};
 use registry::{OpenError, ServeError, observe};
@@ -35,6 +37,11 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Add and remove those who may log in (auth.htpasswd)
+    User {
+        #[command(subcommand)]
+        command: user::Command,
     },
     #[command(flatten)]
     Admin(AdminCommand),
@@ -90,6 +97,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(args),
         Command::Healthcheck(args) => healthcheck(&args),
         Command::Config { command } => config(command),
+        Command::User { command } => users(&command),
         Command::Admin(command) => admin(command),
         Command::Completion { shell } => manual::completion(Cli::command(), shell),
         Command::Man { directory } => manual::pages(Cli::command(), &directory),
@@ -127,6 +135,28 @@ fn healthcheck(args: &healthcheck::Args) -> ExitCode {
     }
 }
 
+/// On the file that is named, else the one of the configuration.
+fn users(command: &user::Command) -> ExitCode {
+    let file = match command.file() {
+        Some(file) => file.to_owned(),
+        None => {
+            let named = std::env::var_os("REGISTRY_CONFIGURATION_PATH").map(PathBuf::from);
+            let placed = || PLACES.into_iter().map(PathBuf::from).find(|path| path.is_file());
+            let named = command.config().map(Path::to_owned).or(named).or_else(placed);
+            match load(&ConfigArgs { file: named }).map(|loaded| loaded.config.accounts) {
+                Ok(Some(accounts)) => accounts.path,
+                Ok(None) => {
+                    eprintln!("registry: auth.htpasswd.path is not configured");
+                    eprintln!("hint: name the file: --file PATH");
+                    return ExitCode::from(EXIT_CONFIG);
+                }
+                Err(code) => return code,
+            }
+        }
+    };
+    user::run(command, &file)
+}
+
 fn load(args: &ConfigArgs) -> Result<Loaded, ExitCode> {
     Config::load(args.file.as_deref()).map_err(|error| {
         eprintln!("registry: {error}");
@@ -151,26 +181,30 @@ fn config(command: ConfigCommand) -> ExitCode {
                 print!("{}", loaded.effective);
                 return ExitCode::SUCCESS;
             }
-            check_files(loaded.config.tls)
+            check_files(loaded.config)
         }
         Err(code) => code,
     }
 }
 
 /// What a start would find out before it listens.
-fn check_files(tls: Option<tls::Settings>) -> ExitCode {
-    match tls.map(Tls::new).transpose() {
-        Ok(tls) => {
-            for warning in tls.iter().flat_map(Tls::warnings) {
-                eprintln!("registry: {warning}");
+fn check_files(config: Config) -> ExitCode {
+    let users = config.accounts.map(Accounts::open).transpose();
+    let users = users.map(|users| users.iter().flat_map(Accounts::warnings).collect::<Vec<_>>());
+    let tls = config.tls.map(Tls::new).transpose();
+    let tls = tls.map(|tls| tls.iter().flat_map(Tls::warnings).collect::<Vec<_>>());
+    let mut code = ExitCode::SUCCESS;
+    for found in [users.map_err(|error| error.to_string()), tls.map_err(|error| error.to_string())]
+    {
+        match found {
+            Ok(warnings) => warnings.iter().for_each(|warning| eprintln!("registry: {warning}")),
+            Err(error) => {
+                eprintln!("registry: {error}");
+                code = ExitCode::from(EXIT_CONFIG);
             }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("registry: {error}");
-            ExitCode::from(EXIT_CONFIG)
         }
     }
+    code
 }
 
 fn admin(command: AdminCommand) -> ExitCode {
@@ -236,6 +270,7 @@ fn serve(args: ServeArgs) -> ExitCode {
             eprintln!("registry: {error}");
             match error {
                 ServeError::Privileges(_)
+                | ServeError::Accounts(_)
                 | ServeError::Tls(_)
                 | ServeError::Open(OpenError::Store(_) | OpenError::Records(_)) => {
                     ExitCode::from(EXIT_CONFIG)

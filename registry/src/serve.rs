@@ -10,6 +10,7 @@ use actix_server::ServerHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin;
+use crate::auth::{self, Accounts, AccountsError};
 use crate::config::{Config, Purge, Storage};
 use crate::content::Content;
 use crate::content::collect::Collector;
@@ -27,6 +28,8 @@ use crate::tls::{self, Clients, Tls, TlsError};
 pub enum ServeError {
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
+    #[error(transparent)]
+    Accounts(#[from] AccountsError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error(transparent)]
@@ -87,6 +90,10 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
     let descriptors = raise_descriptor_limit();
     warn_of_descriptors(descriptors, config.limits.connections);
     let tls = config.tls.clone().map(Tls::new).transpose()?.map(Arc::new);
+    let accounts = config.accounts.clone().map(Accounts::open).transpose()?.map(Arc::new);
+    for warning in accounts.iter().flat_map(|accounts| accounts.warnings()) {
+        tracing::warn!("{warning}");
+    }
     // The directory's lock before the port: while another process holds it, clients must be refused
     // at once instead of waiting in the queue of a port that nobody answers on.
     let Opened { store, records, upkeep } = open(config, config.store.wait_for_lock)?;
@@ -115,7 +122,8 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
         warn_about(tls);
     }
     let metrics = Arc::new(metrics);
-    let state = Arc::new(State::new(content, metrics, config.http.clone(), tls.is_some()));
+    let state =
+        Arc::new(State::new(content, accounts, metrics, config.http.clone(), tls.is_some()));
     let workers = config
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -163,12 +171,15 @@ impl Started {
             let state = Arc::clone(&self.state);
             actix_rt::spawn(async move { watch_certificate(&state, &tls).await })
         });
+        let users = Arc::clone(&self.state);
+        let users = actix_rt::spawn(async move { watch_users(&users).await });
         let collecting = actix_rt::spawn(Arc::clone(&self.collector).run());
         let listening = self.admin.map(actix_rt::spawn);
         let living = actix_rt::spawn(service::show_life(self.pulse));
         let scrubbing = actix_rt::spawn(Arc::clone(&self.scrub).run());
         let ended = self.server.wait().await;
         self.scrub.stop();
+        users.abort();
         living.abort();
         scrubbing.abort();
         collecting.abort();
@@ -222,7 +233,7 @@ pub fn serve(
             "serving"
         );
         if !started.address.ip().is_loopback() {
-            warn_of_strangers(config.tls.as_ref());
+            warn_of_strangers(config.tls.as_ref(), config.accounts.as_ref());
         }
         stop_on_signal(&started)?;
         reload_on(hangup, Arc::clone(&started.state), started.tls.clone(), reload);
@@ -236,17 +247,19 @@ pub fn serve(
 /// Every file that is read again while the registry runs.
 fn files(config: &Config, file: Option<&Path>) -> Vec<PathBuf> {
     let tls = config.tls.iter().flat_map(tls::Settings::files);
-    tls.map(PathBuf::as_path).chain(file).map(Path::to_owned).collect()
+    let users = config.accounts.iter().map(|accounts| accounts.path.as_path());
+    tls.map(PathBuf::as_path).chain(users).chain(file).map(Path::to_owned).collect()
 }
 
-fn warn_of_strangers(tls: Option<&tls::Settings>) {
+fn warn_of_strangers(tls: Option<&tls::Settings>, accounts: Option<&auth::Settings>) {
     if tls.is_none() {
         tracing::warn!(
             "whoever is on the way to this address can read and change what is sent: http.tls is \
              not configured"
         );
     }
-    if !tls.is_some_and(|tls| matches!(tls.clients, Clients::Certified(_))) {
+    let certified = tls.is_some_and(|tls| matches!(tls.clients, Clients::Certified(_)));
+    if !certified && accounts.is_none() {
         tracing::warn!(
             "anybody who reaches this address can push and delete: no accounts are configured"
         );
@@ -286,7 +299,9 @@ fn reload_on(
             service::reloading();
             let reloaded = reload();
             let certificate = tls.as_ref().map_or(Ok(()), |tls| tls.reload());
-            state.metrics().reloaded(reloaded.is_ok() && certificate.is_ok());
+            let users = state.accounts().map_or(Ok(()), Accounts::reload);
+            state.metrics().reloaded(reloaded.is_ok() && certificate.is_ok() && users.is_ok());
+            tell_users(&state, users);
             match reloaded {
                 Ok(()) => tracing::info!(
                     "SIGHUP: the log's level was read again; other settings take a restart"
@@ -299,6 +314,30 @@ fn reload_on(
             service::ready();
         }
     });
+}
+
+/// How often the file of users is looked at.
+const USERS_REFRESH: Duration = Duration::from_secs(10);
+
+async fn watch_users(state: &State) {
+    while let Some(accounts) = state.accounts() {
+        tokio::time::sleep(USERS_REFRESH).await;
+        if let Some(reloaded) = accounts.reload_if_changed() {
+            state.metrics().reloaded(reloaded.is_ok());
+            tell_users(state, reloaded);
+        }
+    }
+}
+
+fn tell_users(state: &State, reloaded: Result<(), AccountsError>) {
+    let Some(accounts) = state.accounts() else { return };
+    match reloaded {
+        Ok(()) => {
+            tracing::info!("the users were read again");
+            accounts.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+        }
+        Err(error) => tracing::error!(%error, "the users stay as they were"),
+    }
 }
 
 async fn watch_certificate(state: &State, tls: &Tls) {

@@ -1,5 +1,13 @@
 //! Who asks, and who may do what. No HTTP and no storage in here.
 
+mod accounts;
+mod checker;
+mod htpasswd;
+
+pub use accounts::{Accounts, AccountsError, Settings};
+pub use checker::Busy;
+pub use htpasswd::{COST_NEW, Htpasswd, InvalidHtpasswd, is_user, with_user, without_user};
+
 /// What can be granted in a repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {

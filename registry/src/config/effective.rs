@@ -29,6 +29,7 @@ fn file(config: &Config) -> File {
         root,
         log,
         http,
+        accounts,
         tls,
         limits,
         policy,
@@ -96,6 +97,10 @@ fn file(config: &Config) -> File {
             debug: http.debug.as_ref().map(debug),
             ..Http::default()
         },
+        auth: accounts.as_ref().map(|accounts| {
+            let path = accounts.path.to_string_lossy();
+            serde_json::json!({ "htpasswd": { "realm": accounts.realm, "path": path } })
+        }),
         validation: Validation {
             manifests: ValidationManifests {
                 missing: Some(missing.to_owned()),

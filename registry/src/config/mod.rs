@@ -1,6 +1,7 @@
 //! What the server is told to do: distribution's configuration file and variables, our own keys
 //! beside them, and the defaults.
 
+mod accounts;
 mod effective;
 mod file;
 mod load;
@@ -37,6 +38,8 @@ pub struct Config {
     pub root: PathBuf,
     pub log: observe::Settings,
     pub http: Settings,
+    /// `None`: everybody may do everything.
+    pub accounts: Option<crate::auth::Settings>,
     /// `None`: plain HTTP.
     pub tls: Option<crate::tls::Settings>,
     pub limits: Limits,
@@ -86,6 +89,7 @@ impl Default for Config {
                 tags_max: 10_000,
                 manifests_bytes: 64 << 20,
             },
+            accounts: None,
             tls: None,
             limits,
             policy: Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false },
@@ -167,13 +171,6 @@ impl Config {
 /// guarded one, an empty disk in place of a bucket.
 fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
     let refuse = |key, what: &str| Err(ConfigError::Value { key, what: what.to_owned() });
-    if file.auth.as_ref().is_some_and(|auth| !is_off(auth)) {
-        return refuse(
-            "auth",
-            "accounts are not supported yet, and serving without is not safe: leave this key out, \
-             and let nobody reach the registry but those you trust",
-        );
-    }
     if file.middleware.as_ref().is_some_and(|kinds| !kinds.values().all(is_nothing)) {
         return refuse("middleware", "middleware is not supported: leave this key out");
     }
@@ -227,17 +224,6 @@ fn refuse_unsupported(file: &File) -> Result<(), ConfigError> {
 /// A list of nothing.
 fn is_nothing(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
-}
-
-/// `auth: none`, as distribution understands it too.
-fn is_off(auth: &Value) -> bool {
-    match auth {
-        Value::String(provider) => provider.eq_ignore_ascii_case("none"),
-        Value::Object(providers) => {
-            providers.len() == 1 && providers.keys().all(|name| name.eq_ignore_ascii_case("none"))
-        }
-        _ => false,
-    }
 }
 
 fn note_ineffective(file: &File, notes: &mut Vec<String>) {
@@ -303,6 +289,7 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
     if let Some(text) = &file.http.addr {
         config.addr = addr("http.addr", text)?;
     }
+    config.accounts = accounts::settings(file.auth.as_ref())?;
     config.http.debug = debug(file)?;
     let filesystem = file.storage.filesystem.clone().unwrap_or_default();
     if let Some(root) = &filesystem.rootdirectory {
@@ -734,7 +721,22 @@ health:
             let error = load("", &[(&name, "x")]).unwrap_err().to_string();
             assert!(error.starts_with(&name), "{error}");
         }
-        for yaml in ["access: {}", "tokens: {key: x}", "auth: {x: {}}", "auth: silly"] {
+        for yaml in [
+            "access: {}",
+            "tokens: {key: x}",
+            "auth: {x: {}}",
+            "auth: silly",
+            "auth: htpasswd",
+            "auth: [htpasswd]",
+            "auth: {htpasswd: }",
+            "auth: {htpasswd: {realm: r}}",
+            "auth: {htpasswd: {path: p}}",
+            "auth: {htpasswd: {realm: r, path: ''}}",
+            "auth: {htpasswd: {realm: r, path: p, x: y}}",
+            "auth: {htpasswd: {realm: \"a\\nb\", path: p}}",
+            "auth: {htpasswd: {realm: r, path: p}, none: {}}",
+            "auth: {token: {realm: r, service: s, issuer: i, rootcertbundle: c}}",
+        ] {
             load(yaml, &[]).unwrap_err();
         }
         for (yaml, variables) in [
@@ -751,7 +753,7 @@ health:
     fn a_refusal_names_the_variable_that_it_comes_from() {
         for (name, value, key) in [
             ("REGISTRY_HTTP_ADDR", "5000", "http.addr"),
-            ("REGISTRY_AUTH_HTPASSWD_PATH", "x", "auth"),
+            ("REGISTRY_AUTH_HTPASSWD_PATH", "x", "auth.htpasswd.realm"),
             ("REGISTRY_STORAGE", "{s3: {bucket: b}}", "storage.s3"),
             ("REGISTRY_STORAGE_S3_BUCKET", "b", "storage.s3"),
             ("REGISTRY_HTTP_TLS_MINIMUMTLS", "ssl3", "http.tls"),

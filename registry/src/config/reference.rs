@@ -100,6 +100,7 @@ http: {addr: ':5000', host: 'https://r.example/x', relativeurls: true, draintime
   headers: {X-A: ['yes', 'a: b', '# c', ''], X-B: [\"1\"]},
   tls: {certificate: /c, key: /k, clientcas: [/a], clientauth: verify-client-cert-if-given,
     minimumtls: tls1.3, ciphersuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]}}
+auth: {htpasswd: {realm: 'a: b', path: /p}}
 validation: {manifests: {missing: accept}}
 catalog: {maxentries: 7}
 tags: {maxtags: 8}

@@ -4,13 +4,16 @@
 
 use std::marker::PhantomData;
 
-use actix_web::http::{Method, StatusCode};
+use actix_http::HttpMessage as _;
+use actix_web::http::{Method, StatusCode, header};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use shared::{Digest, ErrorCode, InvalidReference, Reference, RepoName, Tag};
 
 use super::Call;
 use super::error::ApiError;
 use super::route::{Kind, Probe, Route};
-use crate::auth::Action;
+use crate::auth::{Action, Busy};
 use crate::content::UploadId;
 
 /// What a route wants of whoever asks.
@@ -72,11 +75,11 @@ pub(super) enum Task {
     /// To be told the methods.
     Options(String),
     Root,
-    Base(Caller),
+    Base(#[expect(dead_code, reason = "a witness")] Caller),
     Catalog(Caller),
     Health(Probe),
     Checks,
-    Metrics(Caller),
+    Metrics(#[expect(dead_code, reason = "a witness")] Caller),
     BlobGet(Allowed<Pull>, Digest),
     BlobDelete(Allowed<Delete>, Digest),
     UploadStart(Allowed<Create>, Option<Mount>),
@@ -93,7 +96,12 @@ pub(super) enum Task {
 
 /// Who asks, once that is known.
 #[derive(Debug)]
-pub(super) struct Caller(());
+pub(super) enum Caller {
+    /// Nobody is asked: there are no accounts.
+    Anybody,
+    /// A user, who may do everything.
+    User,
+}
 
 /// An action, as a type.
 pub(super) trait Act {
@@ -117,8 +125,6 @@ acts!(Pull Create Delete);
 #[derive(Debug)]
 pub(super) struct Allowed<A> {
     repository: RepoName,
-    #[expect(dead_code, reason = "everybody may do everything as long as there are no accounts")]
-    by: Caller,
     action: PhantomData<A>,
 }
 
@@ -285,15 +291,58 @@ pub(super) fn repo_name(text: &str) -> Result<RepoName, ApiError> {
     text.parse().map_err(ApiError::invalid_name)
 }
 
-/// Who asks.
-async fn identify(_call: &Call) -> Result<Caller, ApiError> {
-    Ok(Caller(()))
+/// Who asks, for what needs no repository.
+async fn identify(call: &Call) -> Result<Caller, ApiError> {
+    authenticate(call, "", &[]).await
 }
 
-/// The decision.
+/// The decision: users may do everything, others nothing.
 async fn allow<A: Act>(call: &Call, repository: RepoName) -> Result<Allowed<A>, ApiError> {
-    let _ = A::ACTION;
-    Ok(Allowed { repository, by: identify(call).await?, action: PhantomData })
+    let actions: &[&str] = match A::ACTION {
+        Action::Pull => &["pull"],
+        Action::Create | Action::Overwrite => &["pull", "push"],
+        Action::Delete => &["delete"],
+    };
+    authenticate(call, repository.as_str(), actions).await?;
+    Ok(Allowed { repository, action: PhantomData })
+}
+
+/// Who asks. Wrong credentials make nobody anonymous.
+async fn authenticate(call: &Call, repository: &str, actions: &[&str]) -> Result<Caller, ApiError> {
+    let Some(accounts) = &call.state.accounts else { return Ok(Caller::Anybody) };
+    let mut fields = call.req.headers().get_all(header::AUTHORIZATION);
+    let field = fields.next();
+    if fields.next().is_some() {
+        let message = "the request has two Authorization fields";
+        return Err(ApiError::bad_request(ErrorCode::Unsupported, message));
+    }
+    if let Some((name, password)) = field.and_then(|field| basic(field.as_bytes())) {
+        let from = call.req.peer_addr().map(|address| address.ip());
+        match accounts.check(&name, &password, from).await {
+            Ok(true) => return Ok(Caller::User),
+            Ok(false) => {}
+            Err(Busy) => return Err(ApiError::too_many_logins()),
+        }
+    }
+    Err(ApiError::unauthorized(accounts.realm(), repository, actions))
+}
+
+/// Longest credentials that are looked at.
+const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
+
+/// Name and password. An empty pair is none: clients that have not logged in send it. Source: RFC
+/// 7617 §2.
+fn basic(field: &[u8]) -> Option<(String, Vec<u8>)> {
+    let field = std::str::from_utf8(field).ok()?.trim();
+    let (scheme, encoded) = field.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > CREDENTIALS_BYTES_MAX {
+        return None;
+    }
+    let pair = BASE64_STANDARD.decode(encoded.trim()).ok()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    let name = String::from_utf8(pair[..colon].to_vec()).ok()?;
+    let password = pair[colon + 1..].to_vec();
+    (!name.is_empty()).then_some((name, password))
 }
 
 #[cfg(test)]

@@ -66,6 +66,39 @@ impl ApiError {
             .with_header(header::ALLOW, text_value(allowed))
     }
 
+    /// 401, with what it would take. Source: RFC 7617 §2; distribution's words.
+    pub(crate) fn unauthorized(realm: &str, repository: &str, actions: &[&str]) -> Self {
+        let mut quoted = String::with_capacity(realm.len());
+        for c in realm.chars() {
+            if matches!(c, '"' | '\\') {
+                quoted.push('\\');
+            }
+            quoted.push(c);
+        }
+        let challenge = text_value(&format!("Basic realm=\"{quoted}\""));
+        let wanted = |action: &&str| {
+            serde_json::json!({
+                "Type": "repository", "Class": "", "Name": repository, "Action": action
+            })
+        };
+        let detail = match actions {
+            [] => serde_json::Value::Null,
+            actions => actions.iter().map(wanted).collect(),
+        };
+        let message = "authentication required";
+        Self::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthorized, message)
+            .with_header(header::WWW_AUTHENTICATE, challenge)
+            .with_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+            .with_detail(detail)
+    }
+
+    /// 429: more passwords wait to be compared than is good for anybody.
+    pub(crate) fn too_many_logins() -> Self {
+        let message = "too many passwords wait to be checked: try again";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::TooManyRequests, message)
+            .with_header(header::RETRY_AFTER, HeaderValue::from_static("5"))
+    }
+
     pub(crate) fn no_such_endpoint() -> Self {
         Self::not_found(ErrorCode::NameUnknown, "there is no such endpoint")
     }

@@ -25,6 +25,7 @@ use actix_web::http::header::{
     self, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 
+use crate::auth::Accounts;
 use crate::content::Content;
 use crate::failpoint::fail_point;
 use crate::observe::{Counted, Exchange, Metrics};
@@ -43,6 +44,8 @@ pub use server::{Bound, Limits, Pulse, Server, ServerError};
 #[derive(Debug)]
 pub struct State {
     content: Content,
+    /// Who is let in; `None`: everybody.
+    accounts: Option<Arc<Accounts>>,
     metrics: Arc<Metrics>,
     settings: Settings,
     /// Clients come by TLS.
@@ -110,9 +113,16 @@ pub(crate) fn is_header(name: &str, value: &str) -> bool {
 
 impl State {
     /// `tls`: clients come by TLS.
-    pub fn new(content: Content, metrics: Arc<Metrics>, settings: Settings, tls: bool) -> Self {
+    pub fn new(
+        content: Content,
+        accounts: Option<Arc<Accounts>>,
+        metrics: Arc<Metrics>,
+        settings: Settings,
+        tls: bool,
+    ) -> Self {
         Self {
             content,
+            accounts,
             metrics,
             tls,
             draining: AtomicBool::new(false),
@@ -132,6 +142,10 @@ impl State {
 
     pub fn content(&self) -> &Content {
         &self.content
+    }
+
+    pub fn accounts(&self) -> Option<&Accounts> {
+        self.accounts.as_deref()
     }
 
     pub fn metrics(&self) -> &Metrics {

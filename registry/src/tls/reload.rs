@@ -1,7 +1,5 @@
 //! The certificate that new connections are shown, which changes while the server runs.
 
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -9,6 +7,7 @@ use tokio_rustls::rustls::ServerConfig;
 
 use super::load::load;
 use super::{Settings, TlsError};
+use crate::files::Stamp;
 
 /// What handshakes are made with. A connection keeps what it was greeted with until it ends.
 #[derive(Debug)]
@@ -19,30 +18,6 @@ pub struct Tls {
     /// See [`Tls::warnings`].
     warnings: Mutex<Vec<String>>,
     not_after: Gauge,
-}
-
-/// What tells one state of a file from another. Symbolic links are followed, so that turning one
-/// over, which is how Kubernetes renews a mounted secret, is a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let found = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: found.dev(),
-            inode: found.ino(),
-            length: found.len(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-        })
-    }
 }
 
 impl Tls {

@@ -2,6 +2,7 @@
 //! killed, traced and made to fail. One binary, so that it is linked once; one module per suite.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
+mod access;
 mod api;
 mod connections;
 mod crash;

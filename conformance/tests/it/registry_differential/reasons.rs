@@ -15,7 +15,7 @@ const DEFAULTS: &str = "Each key has a default of its own; distribution ends unl
 const NOWHERE: &str = "Without a driver the data goes where distribution's image has it: \
      `/var/lib/registry`.";
 const ACCOUNTS: &str =
-    "There are no accounts yet, and serving without what was asked for is not safe.";
+    "Users are those of `auth.htpasswd`; serving without what was asked for is not safe.";
 const TWICE: &str =
     "Two readers could understand it differently; the first, the last, or both count.";
 const ACCEPT: &str = "What a client accepts is not looked at: another form would have another digest, and \

@@ -4,7 +4,7 @@
 mod base;
 mod blobs;
 mod direct;
-mod harness;
+pub(crate) mod harness;
 mod hostile;
 mod inmemory;
 mod lists;
