@@ -64,7 +64,8 @@ fn ask(registry: &Registry, method: &str, path: &str, authorization: &[&str]) ->
 /// Without the id that each answer has of its own.
 fn whole(answer: Answer) -> (u16, Vec<(String, String)>, Vec<u8>) {
     let own = |(name, _): &(String, String)| matches!(name.as_str(), "x-request-id" | "date");
-    let headers = answer.headers.into_iter().filter(|header| !own(header)).collect();
+    let mut headers: Vec<_> = answer.headers.into_iter().filter(|header| !own(header)).collect();
+    headers.sort();
     (answer.status, headers, answer.body)
 }
 
