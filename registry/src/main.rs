@@ -1,5 +1,6 @@
 //! The command line of the registry.
 
+mod explain;
 mod healthcheck;
 mod manual;
 mod user;
@@ -42,6 +43,11 @@ enum Command {
     User {
         #[command(subcommand)]
         command: user::Command,
+    },
+    /// Explain who may do what (access)
+    Access {
+        #[command(subcommand)]
+        command: explain::Command,
     },
     #[command(flatten)]
     Admin(AdminCommand),
@@ -98,6 +104,7 @@ fn main() -> ExitCode {
         Command::Healthcheck(args) => healthcheck(&args),
         Command::Config { command } => config(command),
         Command::User { command } => users(&command),
+        Command::Access { command } => access(&command),
         Command::Admin(command) => admin(command),
         Command::Completion { shell } => manual::completion(Cli::command(), shell),
         Command::Man { directory } => manual::pages(Cli::command(), &directory),
@@ -135,15 +142,30 @@ fn healthcheck(args: &healthcheck::Args) -> ExitCode {
     }
 }
 
+/// By the rules of the configuration.
+fn access(command: &explain::Command) -> ExitCode {
+    let explain::Command::Explain { config, .. } = command;
+    match load(&ConfigArgs { file: configuration(config.as_deref()) }) {
+        Ok(loaded) => explain::run(command, &loaded.config),
+        Err(code) => code,
+    }
+}
+
+/// The file that a command's words name, else that of the server.
+fn configuration(named: Option<&Path>) -> Option<PathBuf> {
+    let variable = || std::env::var_os("REGISTRY_CONFIGURATION_PATH").map(PathBuf::from);
+    let placed = || PLACES.into_iter().map(PathBuf::from).find(|path| path.is_file());
+    named.map(Path::to_owned).or_else(variable).or_else(placed)
+}
+
 /// On the file that is named, else the one of the configuration.
 fn users(command: &user::Command) -> ExitCode {
     let file = match command.file() {
         Some(file) => file.to_owned(),
         None => {
-            let named = std::env::var_os("REGISTRY_CONFIGURATION_PATH").map(PathBuf::from);
-            let placed = || PLACES.into_iter().map(PathBuf::from).find(|path| path.is_file());
-            let named = command.config().map(Path::to_owned).or(named).or_else(placed);
-            match load(&ConfigArgs { file: named }).map(|loaded| loaded.config.accounts) {
+            match load(&ConfigArgs { file: configuration(command.config()) })
+                .map(|loaded| loaded.config.accounts)
+            {
                 Ok(Some(accounts)) => accounts.path,
                 Ok(None) => {
                     eprintln!("registry: auth.htpasswd.path is not configured");

@@ -10,7 +10,7 @@ use actix_server::ServerHandle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin;
-use crate::auth::{self, Accounts, AccountsError};
+use crate::auth::{Accounts, AccountsError};
 use crate::config::{Config, Purge, Storage};
 use crate::content::Content;
 use crate::content::collect::Collector;
@@ -122,8 +122,15 @@ fn start_on(config: &Config, sockets: Sockets) -> Result<Started, ServeError> {
         warn_about(tls);
     }
     let metrics = Arc::new(metrics);
-    let state =
-        Arc::new(State::new(content, accounts, metrics, config.http.clone(), tls.is_some()));
+    let state = State::new(
+        content,
+        accounts,
+        config.rules.clone(),
+        metrics,
+        config.http.clone(),
+        tls.is_some(),
+    );
+    let state = Arc::new(state);
     let workers = config
         .workers
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
@@ -233,7 +240,10 @@ pub fn serve(
             "serving"
         );
         if !started.address.ip().is_loopback() {
-            warn_of_strangers(config.tls.as_ref(), config.accounts.as_ref());
+            warn_of_strangers(
+                config.tls.as_ref(),
+                config.accounts.is_some() || config.rules.is_some(),
+            );
         }
         stop_on_signal(&started)?;
         reload_on(hangup, Arc::clone(&started.state), started.tls.clone(), reload);
@@ -251,7 +261,7 @@ fn files(config: &Config, file: Option<&Path>) -> Vec<PathBuf> {
     tls.map(PathBuf::as_path).chain(users).chain(file).map(Path::to_owned).collect()
 }
 
-fn warn_of_strangers(tls: Option<&tls::Settings>, accounts: Option<&auth::Settings>) {
+fn warn_of_strangers(tls: Option<&tls::Settings>, asks: bool) {
     if tls.is_none() {
         tracing::warn!(
             "whoever is on the way to this address can read and change what is sent: http.tls is \
@@ -259,7 +269,7 @@ fn warn_of_strangers(tls: Option<&tls::Settings>, accounts: Option<&auth::Settin
         );
     }
     let certified = tls.is_some_and(|tls| matches!(tls.clients, Clients::Certified(_)));
-    if !certified && accounts.is_none() {
+    if !certified && !asks {
         tracing::warn!(
             "anybody who reaches this address can push and delete: no accounts are configured"
         );

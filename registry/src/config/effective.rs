@@ -30,6 +30,7 @@ fn file(config: &Config) -> File {
         log,
         http,
         accounts,
+        rules,
         tls,
         limits,
         policy,
@@ -97,6 +98,7 @@ fn file(config: &Config) -> File {
             debug: http.debug.as_ref().map(debug),
             ..Http::default()
         },
+        access: rules.as_ref().map(super::access::shown),
         auth: accounts.as_ref().map(|accounts| {
             let path = accounts.path.to_string_lossy();
             serde_json::json!({ "htpasswd": { "realm": accounts.realm, "path": path } })

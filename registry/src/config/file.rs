@@ -72,6 +72,8 @@ pub(super) struct File {
     pub limits: Limits,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "section")]
+    pub access: Option<Access>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub middleware: Option<Foreign>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,6 +90,43 @@ pub(super) struct File {
     pub compatibility: Option<Foreign>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reporting: Option<Foreign>,
+}
+
+/// One text or a list of them.
+fn words<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::String(one) => Ok(vec![one]),
+        other => serde_json::from_value(other).map_err(serde::de::Error::custom),
+    }
+}
+
+/// What whoever it is may do.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Access {
+    #[serde(deserialize_with = "lists", skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<AccessRule>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub immutable: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workloads: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AccessRule {
+    #[serde(deserialize_with = "words")]
+    pub who: Vec<String>,
+    #[serde(deserialize_with = "words")]
+    pub may: Vec<String>,
+    #[serde(rename = "in", deserialize_with = "words")]
+    pub within: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

@@ -1,6 +1,7 @@
 //! What the server is told to do: distribution's configuration file and variables, our own keys
 //! beside them, and the defaults.
 
+mod access;
 mod accounts;
 mod effective;
 mod file;
@@ -40,6 +41,8 @@ pub struct Config {
     pub http: Settings,
     /// `None`: everybody may do everything.
     pub accounts: Option<crate::auth::Settings>,
+    /// What who may do; `None`: users everything, and without accounts everybody.
+    pub rules: Option<crate::auth::Rules>,
     /// `None`: plain HTTP.
     pub tls: Option<crate::tls::Settings>,
     pub limits: Limits,
@@ -90,6 +93,7 @@ impl Default for Config {
                 manifests_bytes: 64 << 20,
             },
             accounts: None,
+            rules: None,
             tls: None,
             limits,
             policy: Policy { missing: Missing::Refuse, delete_enabled: true, read_only: false },
@@ -290,6 +294,7 @@ fn resolve(file: &File) -> Result<Config, ConfigError> {
         config.addr = addr("http.addr", text)?;
     }
     config.accounts = accounts::settings(file.auth.as_ref())?;
+    config.rules = access::settings(file, config.accounts.is_some())?;
     config.http.debug = debug(file)?;
     let filesystem = file.storage.filesystem.clone().unwrap_or_default();
     if let Some(root) = &filesystem.rootdirectory {
@@ -744,6 +749,7 @@ health:
             ("auth: {none: {}}", &[]),
             ("auth:", &[]),
             ("", &[("REGISTRY_AUTH", "none")]),
+            ("access: {rules: [{who: anonymous, may: [pull], in: ['**', '!a/*']}]}", &[]),
         ] {
             load(yaml, variables).unwrap();
         }
@@ -837,6 +843,16 @@ health:
         for yaml in [
             "auth: {htpasswd: {realm: x, path: y}}",
             "auth: {}",
+            "access: {rules: []}",
+            "access: {rules: [{who: ann, may: pull, in: '**'}]}",
+            "access: {rules: [{who: anonymous, may: fly, in: '**'}]}",
+            "access: {rules: [{who: anonymous, may: create, in: '**'}]}",
+            "access: {rules: [{who: anonymous, may: pull}]}",
+            "access: {rules: [{who: anonymous, may: pull, in: 'A'}]}",
+            "access: {rules: [{who: anonymous, may: pull, in: '!a'}]}",
+            "access: {rules: [{who: 'group:x', may: pull, in: a}], groups: {y: [ann]}}",
+            "access: {rules: [{who: anonymous, may: pull, in: a, tags: [b]}]}",
+            "access: {rules: [{who: anonymous, may: pull, in: a}], immutable: [{in: a}]}",
             "auth: htpasswd",
             "middleware: {registry: [{name: x}]}",
             "validation: {manifests: {urls: {deny: [x]}}}",

@@ -101,6 +101,10 @@ http: {addr: ':5000', host: 'https://r.example/x', relativeurls: true, draintime
   tls: {certificate: /c, key: /k, clientcas: [/a], clientauth: verify-client-cert-if-given,
     minimumtls: tls1.3, ciphersuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]}}
 auth: {htpasswd: {realm: 'a: b', path: /p}}
+access:
+  groups: {web: [ann, bob], none: []}
+  rules: [{who: [anonymous, users], may: pull, in: 'p/**'},
+    {who: ['user:users', 'group:web'], may: [push, delete], in: ['web/**', '!web/p']}]
 validation: {manifests: {missing: accept}}
 catalog: {maxentries: 7}
 tags: {maxtags: 8}

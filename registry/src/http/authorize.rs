@@ -10,11 +10,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use shared::{Digest, ErrorCode, InvalidReference, Reference, RepoName, Tag};
 
-use super::Call;
 use super::error::ApiError;
 use super::route::{Kind, Probe, Route};
-use crate::auth::{Action, Busy};
+use super::{Call, Listener};
+use crate::auth::{self, Action, Busy, Decision, Subject};
 use crate::content::UploadId;
+use crate::failpoint::fail_point;
 
 /// What a route wants of whoever asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +76,11 @@ pub(super) enum Task {
     /// To be told the methods.
     Options(String),
     Root,
-    Base(#[expect(dead_code, reason = "a witness")] Caller),
+    Base,
     Catalog(Caller),
     Health(Probe),
     Checks,
-    Metrics(#[expect(dead_code, reason = "a witness")] Caller),
+    Metrics,
     BlobGet(Allowed<Pull>, Digest),
     BlobDelete(Allowed<Delete>, Digest),
     UploadStart(Allowed<Create>, Option<Mount>),
@@ -97,10 +98,22 @@ pub(super) enum Task {
 /// Who asks, once that is known.
 #[derive(Debug)]
 pub(super) enum Caller {
-    /// Nobody is asked: there are no accounts.
+    /// Nobody is asked: there are neither accounts nor rules.
     Anybody,
-    /// A user, who may do everything.
-    User,
+    Known(Subject),
+}
+
+impl Caller {
+    /// Whether it may see that a repository is there.
+    pub(super) fn may_pull(&self, call: &Call, repository: &RepoName) -> bool {
+        match self {
+            Self::Anybody => true,
+            Self::Known(subject) => {
+                let rules = call.state.rules.as_ref();
+                auth::decide(rules, subject, repository.as_str(), Action::Pull) == Decision::Granted
+            }
+        }
+    }
 }
 
 /// An action, as a type.
@@ -174,15 +187,26 @@ pub(super) async fn authorize(call: &Call, route: Route) -> Result<Task, ApiErro
     }
     match route {
         Route::Root => Ok(Task::Root),
-        Route::Base => Ok(Task::Base(identify(call).await?)),
-        Route::Catalog => Ok(Task::Catalog(identify(call).await?)),
+        Route::Base => told(call).await.map(|_| Task::Base),
+        Route::Catalog => told(call).await.map(Task::Catalog),
         Route::Health(probe) => Ok(Task::Health(probe)),
         Route::Checks => Ok(Task::Checks),
-        Route::Metrics => Ok(Task::Metrics(identify(call).await?)),
+        Route::Metrics => match authenticate(call, None).await? {
+            // The debug listener asks nobody.
+            Caller::Known(Subject::Anonymous) if call.listener == Listener::Registry => {
+                Err(unauthorized(call, None))
+            }
+            _ => Ok(Task::Metrics),
+        },
         Route::Blob { name, digest } => blob(call, &name, &digest).await,
         Route::Uploads { name } => {
             let (name, mount) = (repo_name(&name)?, mount(call)?);
-            Ok(Task::UploadStart(allow(call, name).await?, mount))
+            let allowed = allow(call, name).await?;
+            let mount = match mount {
+                Some(mount) => Some(readable(call, mount).await?),
+                None => None,
+            };
+            Ok(Task::UploadStart(allowed, mount))
         }
         Route::Upload { name, id } => upload(call, &name, &id).await,
         Route::Manifest { name, reference } => manifest(call, &name, &reference).await,
@@ -291,47 +315,101 @@ pub(super) fn repo_name(text: &str) -> Result<RepoName, ApiError> {
     text.parse().map_err(ApiError::invalid_name)
 }
 
-/// Who asks, for what needs no repository.
-async fn identify(call: &Call) -> Result<Caller, ApiError> {
-    authenticate(call, "", &[]).await
+/// Leaves a source out that the caller may not read: it is answered as one that is not there, and
+/// nothing is looked up.
+async fn readable(call: &Call, mount: Mount) -> Result<Mount, ApiError> {
+    let caller = authenticate(call, None).await?;
+    let source = match mount.source {
+        Source::From(from) if fail_point!("mount-source", off) => Source::From(from),
+        Source::From(from) if caller.may_pull(call, &from) => Source::From(from),
+        // Whoever holds it may be somebody whom this caller may not read from.
+        Source::Anywhere if call.state.rules.is_none() => Source::Anywhere,
+        _ => Source::Nowhere,
+    };
+    Ok(Mount { source, ..mount })
 }
 
-/// The decision: users may do everything, others nothing.
+/// Who asks, where only those are answered who say who they are: clients log in no earlier than
+/// they are asked, also where everybody may pull.
+async fn told(call: &Call) -> Result<Caller, ApiError> {
+    let caller = authenticate(call, None).await?;
+    let is_told = call.req.headers().contains_key(header::AUTHORIZATION);
+    match caller {
+        Caller::Known(Subject::Anonymous) if !is_told => Err(unauthorized(call, None)),
+        caller => Ok(caller),
+    }
+}
+
+/// The decision.
 async fn allow<A: Act>(call: &Call, repository: RepoName) -> Result<Allowed<A>, ApiError> {
-    let actions: &[&str] = match A::ACTION {
-        Action::Pull => &["pull"],
-        Action::Create | Action::Overwrite => &["pull", "push"],
-        Action::Delete => &["delete"],
-    };
-    authenticate(call, repository.as_str(), actions).await?;
+    let wanted = Some((&repository, A::ACTION));
+    if let Caller::Known(subject) = authenticate(call, wanted).await? {
+        let rules = call.state.rules.as_ref();
+        let decision = auth::decide(rules, &subject, repository.as_str(), A::ACTION);
+        match (decision, subject) {
+            (Decision::Granted, _) => {}
+            (Decision::Denied(_), Subject::Anonymous) => {
+                return Err(unauthorized(call, wanted));
+            }
+            (Decision::Denied(why), Subject::User(_)) => {
+                return Err(ApiError::new(StatusCode::FORBIDDEN, ErrorCode::Denied, why));
+            }
+        }
+    }
     Ok(Allowed { repository, action: PhantomData })
 }
 
-/// Who asks. Wrong credentials make nobody anonymous.
-async fn authenticate(call: &Call, repository: &str, actions: &[&str]) -> Result<Caller, ApiError> {
-    let Some(accounts) = &call.state.accounts else { return Ok(Caller::Anybody) };
+/// Who asks. Wrong credentials make nobody anonymous; the answer to them says what was `wanted`, as
+/// the answer to none does.
+async fn authenticate(
+    call: &Call,
+    wanted: Option<(&RepoName, Action)>,
+) -> Result<Caller, ApiError> {
+    let accounts = match (&call.state.accounts, &call.state.rules) {
+        (None, None) => return Ok(Caller::Anybody),
+        (accounts, _) => accounts,
+    };
     let mut fields = call.req.headers().get_all(header::AUTHORIZATION);
     let field = fields.next();
     if fields.next().is_some() {
         let message = "the request has two Authorization fields";
         return Err(ApiError::bad_request(ErrorCode::Unsupported, message));
     }
-    if let Some((name, password)) = field.and_then(|field| basic(field.as_bytes())) {
-        let from = call.req.peer_addr().map(|address| address.ip());
-        match accounts.check(&name, &password, from).await {
-            Ok(true) => return Ok(Caller::User),
-            Ok(false) => {}
-            Err(Busy) => return Err(ApiError::too_many_logins()),
-        }
+    let Some(field) = field else { return Ok(Caller::Known(Subject::Anonymous)) };
+    let Some((name, password)) = basic(field.as_bytes()) else {
+        return Err(unauthorized(call, wanted));
+    };
+    // What clients send that have not logged in.
+    if name.is_empty() && password.is_empty() {
+        return Ok(Caller::Known(Subject::Anonymous));
     }
-    Err(ApiError::unauthorized(accounts.realm(), repository, actions))
+    let from = call.req.peer_addr().map(|address| address.ip());
+    let right = match accounts {
+        Some(accounts) => accounts.check(&name, &password, from).await,
+        None => Ok(false),
+    };
+    match right {
+        Ok(true) => Ok(Caller::Known(Subject::User(name))),
+        Ok(false) => Err(unauthorized(call, wanted)),
+        Err(Busy) => Err(ApiError::too_many_logins()),
+    }
+}
+
+fn unauthorized(call: &Call, wanted: Option<(&RepoName, Action)>) -> ApiError {
+    let realm = call.state.accounts.as_ref().map_or("registry", |accounts| accounts.realm());
+    let actions: &[&str] = match wanted {
+        None => &[],
+        Some((_, Action::Pull)) => &["pull"],
+        Some((_, Action::Create | Action::Overwrite)) => &["pull", "push"],
+        Some((_, Action::Delete)) => &["delete"],
+    };
+    ApiError::unauthorized(realm, wanted.map_or("", |(name, _)| name.as_str()), actions)
 }
 
 /// Longest credentials that are looked at.
 const CREDENTIALS_BYTES_MAX: usize = 16 << 10;
 
-/// Name and password. An empty pair is none: clients that have not logged in send it. Source: RFC
-/// 7617 §2.
+/// Name and password. Source: RFC 7617 §2.
 fn basic(field: &[u8]) -> Option<(String, Vec<u8>)> {
     let field = std::str::from_utf8(field).ok()?.trim();
     let (scheme, encoded) = field.split_once(' ')?;
@@ -342,7 +420,7 @@ fn basic(field: &[u8]) -> Option<(String, Vec<u8>)> {
     let colon = pair.iter().position(|byte| *byte == b':')?;
     let name = String::from_utf8(pair[..colon].to_vec()).ok()?;
     let password = pair[colon + 1..].to_vec();
-    (!name.is_empty()).then_some((name, password))
+    Some((name, password))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use actix_web::http::header::{
     self, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, USER_AGENT, X_CONTENT_TYPE_OPTIONS,
 };
 
-use crate::auth::Accounts;
+use crate::auth::{Accounts, Rules};
 use crate::content::Content;
 use crate::failpoint::fail_point;
 use crate::observe::{Counted, Exchange, Metrics};
@@ -46,6 +46,8 @@ pub struct State {
     content: Content,
     /// Who is let in; `None`: everybody.
     accounts: Option<Arc<Accounts>>,
+    /// What they may do; `None`: everything.
+    rules: Option<Rules>,
     metrics: Arc<Metrics>,
     settings: Settings,
     /// Clients come by TLS.
@@ -116,6 +118,7 @@ impl State {
     pub fn new(
         content: Content,
         accounts: Option<Arc<Accounts>>,
+        rules: Option<Rules>,
         metrics: Arc<Metrics>,
         settings: Settings,
         tls: bool,
@@ -123,6 +126,7 @@ impl State {
         Self {
             content,
             accounts,
+            rules,
             metrics,
             tls,
             draining: AtomicBool::new(false),
@@ -207,6 +211,7 @@ const LOGGED_BYTES: usize = 256;
 /// A request on its way to its endpoint.
 struct Call {
     state: Arc<State>,
+    listener: Listener,
     req: Request,
 }
 
@@ -289,7 +294,7 @@ async fn dispatch(
     state.metrics.begin(exchange.handler);
     let v2 = req.uri().path().trim_start_matches('/').starts_with("v2");
     let incoming = Incoming::new(body, received);
-    let call = Call { state: Arc::clone(&state), req };
+    let call = Call { state: Arc::clone(&state), listener, req };
     let answered = match answer(&call, route, incoming).await {
         Ok(reply) => reply,
         Err(error) => error.into_reply(),

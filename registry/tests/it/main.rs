@@ -12,6 +12,7 @@ mod neighbours;
 mod operators;
 mod privileges;
 mod rows;
+mod rules;
 mod service;
 mod soak;
 mod support;

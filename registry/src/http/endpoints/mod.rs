@@ -19,11 +19,11 @@ pub(super) async fn perform(call: &Call, task: Task, body: Incoming) -> Result<R
     match task {
         Task::Options(allowed) => Ok(base::options(&allowed)),
         Task::Root => Ok(base::root()),
-        Task::Base(_) => Ok(base::base()),
+        Task::Base => Ok(base::base()),
         Task::Catalog(caller) => tags::catalog(call, &caller).await,
         Task::Health(probe) => Ok(base::health(call, probe)),
         Task::Checks => Ok(base::checks(call)),
-        Task::Metrics(_) => Ok(base::metrics(call).await),
+        Task::Metrics => Ok(base::metrics(call).await),
         Task::BlobGet(pull, digest) => blobs::get(call, &pull, &digest).await,
         Task::BlobDelete(delete, digest) => blobs::delete(call, &delete, &digest).await,
         Task::UploadStart(create, mount) => uploads::start(call, &create, mount, body).await,

@@ -2,7 +2,7 @@
 
 use actix_web::http::{StatusCode, header};
 use serde_json::json;
-use shared::ErrorCode;
+use shared::{ErrorCode, RepoName};
 
 use crate::http::Call;
 use crate::http::authorize::{Allowed, Caller, Pull};
@@ -25,15 +25,28 @@ pub(super) async fn list(call: &Call, pull: &Allowed<Pull>) -> Result<Reply, Api
     Ok(reply_list(json!({ "name": repo, "tags": page.entries }), next))
 }
 
-pub(super) async fn catalog(call: &Call, _: &Caller) -> Result<Reply, ApiError> {
+/// The repositories that the caller may pull. Those it may not are passed over, and no cursor names
+/// one of them.
+pub(super) async fn catalog(call: &Call, caller: &Caller) -> Result<Reply, ApiError> {
     let n = page_size(call.query_first("n").as_deref(), call.state.settings.catalog_max)?;
-    let last = call.query_first("last").filter(|last| !last.is_empty());
-    let page = call.content().repositories(last.as_deref(), n).await?;
-    let next = page.entries.last().filter(|_| page.more).map(|repo| {
+    let mut last = call.query_first("last").filter(|last| !last.is_empty());
+    let mut entries: Vec<RepoName> = Vec::new();
+    let more = loop {
+        let page = call.content().repositories(last.as_deref(), n).await?;
+        last = page.entries.last().map(|name| name.as_str().to_owned());
+        let mut seen = page.entries.into_iter().filter(|name| caller.may_pull(call, name));
+        entries.extend(seen.by_ref().take(n - entries.len()));
+        match (seen.next().is_some(), page.more) {
+            (true, _) => break true,
+            (false, true) if entries.len() < n => {}
+            (false, more) => break more,
+        }
+    };
+    let next = entries.last().filter(|_| more).map(|repo| {
         let last = encode(repo.as_str());
         call.url(&format!("/v2/_catalog?n={n}&last={last}"))
     });
-    Ok(reply_list(json!({ "repositories": page.entries }), next))
+    Ok(reply_list(json!({ "repositories": entries }), next))
 }
 
 fn reply_list(list: serde_json::Value, next: Option<String>) -> Reply {

@@ -146,11 +146,13 @@ impl Answer {
 pub struct Client {
     address: String,
     connection: Option<BufReader<TcpStream>>,
+    /// The `Authorization` of every request.
+    pub authorization: Option<String>,
 }
 
 impl Client {
     pub fn new(address: &str) -> Self {
-        Self { address: address.to_owned(), connection: None }
+        Self { address: address.to_owned(), connection: None, authorization: None }
     }
 
     /// Sends a request and reads the whole answer. An error is the connection's.
@@ -174,6 +176,9 @@ impl Client {
         head += &format!("Content-Length: {}\r\n", body.len());
         if !content_type.is_empty() {
             head += &format!("Content-Type: {content_type}\r\n");
+        }
+        if let Some(authorization) = &self.authorization {
+            head += &format!("Authorization: {authorization}\r\n");
         }
         head += "\r\n";
         let mut message = head.into_bytes();
