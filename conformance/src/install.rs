@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("docker.io", "/usr/sbin/dockerd"),
     ("docker.io", "/usr/bin/docker"),
     ("podman", "/usr/bin/podman"),
+    ("uidmap", "/usr/bin/newuidmap"),
     ("skopeo", "/usr/bin/skopeo"),
     ("buildah", "/usr/bin/buildah"),
     ("runc", "/usr/sbin/runc"),

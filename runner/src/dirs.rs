@@ -101,7 +101,19 @@ fn default_runroot(is_root: bool) -> Option<PathBuf> {
     if is_root {
         return Some("/run/roadstead".into());
     }
-    env_path("XDG_RUNTIME_DIR").map(|base| base.join("roadstead"))
+    let user = rustix::process::geteuid().as_raw();
+    let is_ours = |path: &PathBuf| {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == user)
+    };
+    // Without a login session (su, cron). Never below /tmp, which is cleaned by age.
+    let usual = || Some(PathBuf::from(format!("/run/user/{user}"))).filter(is_ours);
+    let beside = || {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(default_root(false)?.join(format!("run-{}", boot.trim())))
+    };
+    let base = env_path("XDG_RUNTIME_DIR").filter(is_ours).or_else(usual);
+    base.map(|base| base.join("roadstead")).or_else(beside)
 }
 
 /// Another store on this host that somebody may have meant.

@@ -7,11 +7,11 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
-    UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    OpenTreeFlags, UnmountFlags,
 };
 
 /// Given explicitly, so that nothing hangs on how the host has configured overlayfs.
@@ -30,6 +30,8 @@ pub struct Layers {
     pub work: OwnedFd,
     /// The upper layer will be thrown away: it is never synced.
     pub is_volatile: bool,
+    /// The marks of layers are attributes that any user may write (`userxattr`).
+    pub marks_of_user: bool,
 }
 
 /// Whether an error of [`stack`] says that this kernel takes no descriptors as layers (before
@@ -56,6 +58,9 @@ pub fn stack(layers: &Layers) -> Result<OwnedFd, Errno> {
     if layers.is_volatile {
         fsconfig_set_flag(overlay.as_fd(), "volatile")?;
     }
+    if layers.marks_of_user {
+        fsconfig_set_flag(overlay.as_fd(), "userxattr")?;
+    }
     fsconfig_create(overlay.as_fd())?;
     rustix::mount::fsmount(overlay.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
@@ -70,6 +75,35 @@ pub fn leave_mount_namespace() -> io::Result<()> {
     // Slave and not private: what the host unmounts later goes away here too.
     let downstream = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     Ok(rustix::mount::mount_change(c"/", downstream)?)
+}
+
+/// As [`stack_by_name`], of lower layers that are detached mounts: a kernel that wants names wants
+/// mounts too that are attached somewhere, and so they are, on a file system of their own.
+///
+/// # Errors
+/// As mount(2) and move_mount(2).
+pub fn stack_mounts_by_name(mut layers: Layers, place: &Path) -> Result<OwnedFd, Errno> {
+    let kind = c"tmpfs";
+    rustix::mount::mount(kind, place, kind, MountFlags::empty(), Some(c"mode=0700"))?;
+    let made = attach_lowers(&mut layers, place).and_then(|()| {
+        let root = place.join("root");
+        rustix::fs::mkdir(&root, Mode::RWXU)?;
+        stack_by_name(&layers, &root)
+    });
+    rustix::mount::unmount(place, UnmountFlags::DETACH)?;
+    made
+}
+
+fn attach_lowers(layers: &mut Layers, place: &Path) -> Result<(), Errno> {
+    for (number, lower) in layers.lowers.iter_mut().enumerate() {
+        let here = place.join(number.to_string());
+        rustix::fs::mkdir(&here, Mode::RWXU)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(lower.as_fd(), "", CWD, &here, flags)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        *lower = rustix::fs::open(&here, flags, Mode::empty())?;
+    }
+    Ok(())
 }
 
 /// Stacks the layers with mount(2), whose paths are descriptors: no race, and no comma or colon of
@@ -97,6 +131,9 @@ fn stack_by_number(layers: &Layers, place: &Path) -> Result<OwnedFd, Errno> {
     }
     if layers.is_volatile {
         data.push_str(",volatile");
+    }
+    if layers.marks_of_user {
+        data.push_str(",userxattr");
     }
     let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
     if data.as_bytes().len() >= 4096 {

@@ -4,14 +4,21 @@
 //! container. They are no user's, so that `/etc/subuid` need not name them. Layers keep their owners
 //! and are mounted with these ids put in their place (mount_setattr(2), `MOUNT_ATTR_IDMAP`), so
 //! every container shares them.
+//!
+//! An ordinary user's containers have his own id as their root, and the ids that `/etc/subuid` and
+//! `/etc/subgid` grant him as all others. Which these are is settled when his store is made: the
+//! owners on the disk hang on it. Whatever of the store is theirs is worked on by processes that
+//! have entered such a namespace ([`IdMap::enter`]).
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Spec};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::OpenTreeFlags;
+use serde::{Deserialize, Serialize};
 
 use crate::launch::status_pair;
 use crate::sys;
@@ -41,7 +48,7 @@ pub fn slots_of(first: u32, count: u32) -> std::ops::Range<u32> {
 }
 
 /// The ids of a container's user namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdMap {
     uids: Vec<LinuxIdMapping>,
     gids: Vec<LinuxIdMapping>,
@@ -74,14 +81,92 @@ impl IdMap {
         self.outside(0, 0).ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))
     }
 
-    /// Gives the user namespace of a child its ids. gid_map first: its order is nobody's business,
-    /// but only once both are there may the child go on.
+    /// The ids of an ordinary user: his own as root, and those that he is granted, if any and if
+    /// there is a program that hands them out.
+    pub fn of_user() -> Self {
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let name = name_of(uid, &read("/etc/passwd"));
+        let granted = |path: &str| granted(&read(path), name.as_deref(), uid);
+        let (uids, gids) = (granted("/etc/subuid"), granted("/etc/subgid"));
+        if uids.is_empty() || gids.is_empty() || helper("newuidmap").is_none() {
+            return Self { uids: mapping(uid, 1), gids: mapping(gid, 1) };
+        }
+        Self { uids: own_and(uid, &uids), gids: own_and(gid, &gids) }
+    }
+
+    /// Whether there is but one id: every file is the user's, and groups cannot be set.
+    pub fn is_single(&self) -> bool {
+        self.count() == 1
+    }
+
+    /// How many users or groups there are, whichever are fewer.
+    pub fn count(&self) -> u32 {
+        let count = |all: &[LinuxIdMapping]| all.iter().map(LinuxIdMapping::size).sum::<u32>();
+        count(&self.uids).min(count(&self.gids))
+    }
+
+    pub fn uids(&self) -> &[LinuxIdMapping] {
+        &self.uids
+    }
+
+    pub fn gids(&self) -> &[LinuxIdMapping] {
+        &self.gids
+    }
+
+    /// Gives the user namespace of a child, or of one that waits for it, its ids.
     ///
     /// # Errors
-    /// As user_namespaces(7) says of writing to these files.
+    /// As user_namespaces(7) says of writing to these files; what newuidmap(1) says.
     pub fn write(&self, pid: i32) -> io::Result<()> {
+        if !rustix::process::geteuid().is_root() && !self.is_single() {
+            run_helper("newgidmap", pid, &self.gids, "/etc/subgid")?;
+            return run_helper("newuidmap", pid, &self.uids, "/etc/subuid");
+        }
+        if !rustix::process::geteuid().is_root() {
+            // Or the kernel lets no ordinary user map a group (CVE-2014-8989).
+            std::fs::write(format!("/proc/{pid}/setgroups"), "deny")?;
+        }
         std::fs::write(format!("/proc/{pid}/gid_map"), text(&self.gids))?;
         std::fs::write(format!("/proc/{pid}/uid_map"), text(&self.uids))
+    }
+
+    /// Enters a new user namespace with these ids, as its root. This process has one thread.
+    ///
+    /// # Errors
+    /// As unshare(2), and [`Self::write`].
+    pub fn enter(&self) -> io::Result<()> {
+        let pid = std::process::id().cast_signed();
+        let (ours, theirs) = status_pair()?;
+        // Outside is who can hand out the ids.
+        match sys::clone::clone(0, None)? {
+            Forked::Child => {
+                drop(ours);
+                let is_told = matches!(rustix::io::read(&theirs, &mut [0_u8; 1][..]), Ok(1));
+                let written = if is_told { self.write(pid) } else { Ok(()) };
+                if let Err(error) = &written {
+                    let _ = rustix::io::write(&theirs, error.to_string().as_bytes());
+                }
+                sys::clone::exit_now(i32::from(written.is_err()))
+            }
+            Forked::Parent { pidfd, .. } => {
+                drop(theirs);
+                let entered = sys::clone::unshare(libc::CLONE_NEWUSER)
+                    .and_then(|()| Ok(rustix::io::write(&ours, b"x").map(drop)?));
+                if entered.is_err() {
+                    rustix::net::shutdown(&ours, rustix::net::Shutdown::Both)?;
+                }
+                let written = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED);
+                entered?;
+                if !matches!(written, Ok(WaitStatus::Exited(_, 0))) {
+                    let mut why = vec![0; 1024];
+                    let count = rustix::io::read(&ours, &mut why[..]).unwrap_or(0);
+                    let why = String::from_utf8_lossy(&why[..count]).into_owned();
+                    return Err(io::Error::other(why));
+                }
+            }
+        }
+        sys::process::set_ids(0, 0, (!self.is_single()).then_some(&[]))
     }
 
     /// A user namespace with these ids in which nobody lives: for mounts.
@@ -112,6 +197,69 @@ impl IdMap {
     }
 }
 
+/// Where setuid programs are; a user's own PATH is not asked.
+const HELPERS: [&str; 4] = ["/usr/bin", "/bin", "/usr/local/bin", "/run/wrappers/bin"];
+
+/// The program of this name.
+pub fn helper(name: &str) -> Option<PathBuf> {
+    HELPERS.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.exists())
+}
+
+fn run_helper(name: &str, pid: i32, map: &[LinuxIdMapping], table: &str) -> io::Result<()> {
+    let program = helper(name).ok_or_else(|| {
+        io::Error::other(format!("there is no {name}, which hands out ids: apt install uidmap"))
+    })?;
+    let numbers = map.iter().flat_map(|one| [one.container_id(), one.host_id(), one.size()]);
+    let output = std::process::Command::new(program)
+        .arg(pid.to_string())
+        .args(numbers.map(|number| number.to_string()))
+        .env_clear()
+        .current_dir("/")
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let says = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let last = map.last().map_or(0, |one| one.host_id() + one.size() - 1);
+    let first = map.get(1).map_or(0, LinuxIdMapping::host_id);
+    Err(io::Error::other(format!(
+        "{name} refuses {first}-{last}, which the store was made with: a line of {table} has to grant \
+         them to this user ({says})"
+    )))
+}
+
+/// Source: passwd(5).
+fn name_of(uid: u32, accounts: &str) -> Option<String> {
+    let is_his = |line: &&str| line.split(':').nth(2) == Some(uid.to_string().as_str());
+    accounts.lines().find(is_his)?.split(':').next().map(str::to_owned)
+}
+
+/// The ranges that a table grants to a user, by name or number. Source: subuid(5).
+fn granted(table: &str, name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
+    let number = uid.to_string();
+    let range = |line: &str| {
+        let mut fields = line.trim().split(':');
+        let whose = fields.next().filter(|whose| Some(*whose) == name || *whose == number)?;
+        let (first, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let is_whole = u32::checked_add(first, count).is_some() && count > 0;
+        (is_whole && !whose.is_empty()).then_some((first, count))
+    };
+    table.lines().filter_map(range).collect()
+}
+
+/// The user's own id as 0, and what he is granted from 1 on.
+fn own_and(own: u32, granted: &[(u32, u32)]) -> Vec<LinuxIdMapping> {
+    let mut map = mapping(own, 1);
+    let mut next = 1_u32;
+    for &(first, count) in granted {
+        let count = count.min(u32::MAX - 1 - next);
+        map.push(range(next, first, count));
+        next += count;
+    }
+    map
+}
+
 fn outside(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
     let range = map.iter().find(|range| {
         id.checked_sub(range.container_id()).is_some_and(|offset| offset < range.size())
@@ -127,11 +275,15 @@ fn text(map: &[LinuxIdMapping]) -> String {
     map.iter().map(line).collect()
 }
 
+fn range(inside: u32, outside: u32, count: u32) -> LinuxIdMapping {
+    let range = LinuxIdMappingBuilder::default().container_id(inside).host_id(outside).size(count);
+    // Nothing of it is required: this does not fail.
+    range.build().unwrap_or_default()
+}
+
 /// A map of the first `count` ids of a container, to the host's from `first` on.
 pub fn mapping(first: u32, count: u32) -> Vec<LinuxIdMapping> {
-    let range = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(first).size(count);
-    // Nothing of it is required: this does not fail.
-    vec![range.build().unwrap_or_default()]
+    vec![range(0, first, count)]
 }
 
 /// A detached mount of the directory or file that `place` is, with the ids of `namespace` in the
@@ -162,6 +314,23 @@ pub fn give_ids(tree: &OwnedFd, namespace: &OwnedFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_user_is_granted() {
+        let table = "ann:100000:65536\nbob:200000:65536\n1000:300000:10\n:1:1\nann:x:1\nann:5:0\n\
+                     ann:4294967295:2\n";
+        let ann = granted(table, Some("ann"), 1000);
+        assert_eq!(ann, [(100_000, 65_536), (300_000, 10)]);
+        assert_eq!(granted(table, None, 1001), []);
+        let map = IdMap { uids: own_and(1000, &ann), gids: own_and(1000, &ann) };
+        assert_eq!(text(&map.uids), "0 1000 1\n1 100000 65536\n65537 300000 10\n");
+        assert_eq!(map.outside(0, 1), Some((1000, 100_000)));
+        assert_eq!((map.count(), map.is_single()), (65_547, false));
+        assert_eq!(
+            name_of(1000, "root:x:0:0::/:/bin/sh\nann:x:1000:1000::/:/bin/sh\n").as_deref(),
+            Some("ann")
+        );
+    }
 
     #[test]
     fn ids_inside_and_outside() {

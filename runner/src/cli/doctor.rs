@@ -9,6 +9,7 @@ use crate::cli::flags::{Arguments, Flag, FlagsEnd};
 use crate::cli::{Globals, Verb, print, print_line};
 use crate::failure::Failure;
 use crate::sys;
+use crate::userns::IdMap;
 
 pub(super) const VERBS: &[Verb] = &[Verb {
     names: &["doctor"],
@@ -108,7 +109,12 @@ fn examine(globals: &Globals) -> Vec<Finding> {
     let mut all = vec![
         user(),
         kernel(rustix::system::uname().release().to_str().unwrap_or_default()),
-        rights(&status),
+        match rustix::process::geteuid().is_root() {
+            true => rights(&status),
+            false => {
+                Finding::good("capabilities", "none are needed: those of its own namespace do")
+            }
+        },
         namespaces(),
         overlay(&filesystems),
         store(&globals.dirs.root, &mounts),
@@ -136,8 +142,28 @@ fn user() -> Finding {
     if rustix::process::geteuid().is_root() {
         Finding::good("user", "root")
     } else {
-        Finding::missing("user", "not root; rootless is not supported yet", "sudo rrun …")
+        ordinary_user(&IdMap::of_user())
     }
+}
+
+/// Tried, not read: what forbids user namespaces has many names.
+fn ordinary_user(ids: &IdMap) -> Finding {
+    if let Err(error) = ids.for_mounts() {
+        return Finding::missing(
+            "user",
+            format!("not root, and cannot have a user namespace: {error}"),
+            "sysctl -w user.max_user_namespaces=15000, apt install uidmap, or sudo rrun …",
+        );
+    }
+    if ids.is_single() {
+        return Finding::limited(
+            "user",
+            "not root, with one id: every file is yours, and -u is root alone",
+            "apt install uidmap; usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER",
+        );
+    }
+    let found = format!("not root, with {} ids; networks: none and host", ids.count());
+    Finding::limited("user", found, "sudo rrun … for published ports and networks")
 }
 
 /// Source: the oldest kernel whose mount interface is relied on.
@@ -464,7 +490,7 @@ fn programs() -> Finding {
     Finding::limited(
         "programs",
         format!("without {}", lack.join(" ")),
-        "apt install uidmap nftables (rootless containers and bridge networks need them)",
+        "apt install uidmap nftables (ordinary users' containers and bridge networks need them)",
     )
 }
 

@@ -25,11 +25,6 @@ impl Globals {
     pub(super) fn new(arguments: &Arguments) -> Result<Self, Failure> {
         let path = |flag| arguments.value(flag).filter(|text| !text.is_empty()).map(Path::new);
         let dirs = Dirs::resolve(path("root"), path("runroot")).map_err(|error| {
-            // Where a person's own containers would be kept leads nowhere yet.
-            if matches!(error, NoDirs::Runroot) && !rustix::process::geteuid().is_root() {
-                return Failure::new("rrun needs root: rootless is not supported yet")
-                    .hint("sudo rrun …");
-            }
             let hint = match error {
                 NoDirs::Root | NoDirs::Relative { .. } => "rrun --root DIR …",
                 NoDirs::Runroot => "rrun --runroot DIR …",

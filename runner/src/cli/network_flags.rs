@@ -75,7 +75,7 @@ pub(super) fn network(
 }
 
 /// The network of containers for which nothing is said, if it is another than the bridge.
-const VARIABLE: &str = "RRUN_NETWORK";
+pub(super) const VARIABLE: &str = "RRUN_NETWORK";
 
 /// Where nothing is said. Ports can only be published from a bridge.
 fn default(arguments: &Arguments, publishes: bool) -> Result<Mode, Failure> {

@@ -18,7 +18,7 @@ use crate::spec::{
     CapabilityName, DeviceUse, Limits, MountKind, MountRequest, Request, SeccompRequest, Sharing,
     Variable,
 };
-use crate::userns;
+use crate::userns::{self, IdMap};
 
 /// Docker's. Source: moby, `daemon/config`.
 const SHM_SIZE_DEFAULT_BYTES: u64 = 64 << 20;
@@ -42,15 +42,25 @@ pub(super) fn request(
     arguments: &Arguments,
     command: &[String],
     containers: &dyn Containers,
+    of_user: Option<&IdMap>,
 ) -> Result<Request, Failure> {
     refuse_unsupported(arguments)?;
+    if of_user.is_some() {
+        refuse_for_users(arguments)?;
+    }
     let security = security(arguments)?;
     let mounts = mounts(arguments)?;
     let uts = sharing(arguments, "uts", containers)?;
-    let network = network_flags::network(arguments, containers)?;
+    let network = match of_user {
+        Some(_) => network_of_user(arguments, containers)?,
+        None => network_flags::network(arguments, containers)?,
+    };
     let ipc = ipc(arguments, containers)?;
     refuse_what_is_not_its_own(arguments, &network, &uts, &ipc)?;
-    let own_ids = own_ids(arguments)?;
+    let own_ids = match of_user {
+        Some(ids) => Some(ids.count()),
+        None => own_ids(arguments)?,
+    };
     if own_ids.is_some() {
         refuse_with_own_ids(arguments, &network)?;
     }
@@ -111,6 +121,7 @@ pub(super) fn request(
         uts,
         cgroup: sharing(arguments, "cgroupns", containers)?,
         own_ids,
+        is_of_user: of_user.is_some(),
         cgroup_parent: arguments.value("cgroup-parent").map(str::to_owned),
         sysctls: sysctls(arguments)?,
         mounts,
@@ -374,6 +385,60 @@ fn own_ids(arguments: &Arguments) -> Result<Option<u32>, Failure> {
     }
 }
 
+/// The network of an ordinary user's container: the host's, or none, which is told where nothing was
+/// asked for.
+fn network_of_user(arguments: &Arguments, containers: &dyn Containers) -> Result<Network, Failure> {
+    let names = |flag| arguments.values(flag).next().is_some();
+    let is_named = names("network") || names("net");
+    let by_variable = std::env::var(network_flags::VARIABLE).unwrap_or_default();
+    if is_named || matches!(by_variable.as_str(), "none" | "host") {
+        return network_flags::network(arguments, containers);
+    }
+    crate::cli::tell(
+        "rrun: no network: ordinary users' containers have none of their own yet, and \
+         --network host shares the host's",
+    );
+    Ok(Network::None)
+}
+
+/// What an ordinary user's containers do not have.
+fn refuse_for_users(arguments: &Arguments) -> Result<(), Failure> {
+    let refused = |flag: &str, value: &str, why: &str, hint: &str| {
+        Err(Failure::new(format!("--{flag}={value}: {why}")).hint(hint.to_owned()))
+    };
+    match arguments.value("userns").unwrap_or_default() {
+        "" | "host" => {}
+        value if value == "auto" || value.starts_with("auto:") || value == "nomap" => {
+            let why = "it needs idmapped layers, which the kernel lets only root make";
+            return refused(
+                "userns",
+                value,
+                why,
+                "leave it away: the container's root is you already",
+            );
+        }
+        value => {
+            let why = "it is not supported yet for ordinary users";
+            return refused("userns", value, why, "leave it away: the container's root is you");
+        }
+    }
+    for flag in ["publish", "publish-all", "ip", "mac-address", "network-alias", "net-alias"] {
+        if arguments.given(flag) {
+            let value = arguments.value(flag).unwrap_or("true");
+            let why = "ordinary users' containers have no networks of their own yet";
+            return refused(flag, value, why, "--network host, or sudo rrun …");
+        }
+    }
+    let words = arguments.values("network").chain(arguments.values("net"));
+    match words.into_iter().find(|word| !matches!(*word, "none" | "host")) {
+        None => Ok(()),
+        Some(value) => {
+            let why = "ordinary users' containers have no networks of their own yet";
+            refused("network", value, why, "--network none, --network host, or sudo rrun …")
+        }
+    }
+}
+
 /// What belongs to namespaces that are not the container's own, and the kernel lets only their owner
 /// have: mounts above all.
 fn refuse_with_own_ids(arguments: &Arguments, network: &Network) -> Result<(), Failure> {
@@ -383,14 +448,14 @@ fn refuse_with_own_ids(arguments: &Arguments, network: &Network) -> Result<(), F
     for flag in ["pid", "ipc", "cgroupns"] {
         if let Some(value) = is_shared(flag) {
             let why = "what it is shared with belongs to another user namespace";
-            return Err(Failure::new(format!("--{flag}={value} with --userns=auto: {why}"))
-                .hint(format!("leave --{flag} away, or --userns=host")));
+            return Err(Failure::new(format!("--{flag}={value} with a user namespace: {why}"))
+                .hint(format!("leave --{flag} away")));
         }
     }
     if let Network::Container(_) = network {
         let why = "that network belongs to another user namespace";
-        return Err(Failure::new(format!("--network=container:… with --userns=auto: {why}"))
-            .hint("--network none, host or bridge, or --userns=host"));
+        return Err(Failure::new(format!("--network=container:… with a user namespace: {why}"))
+            .hint("--network none or host"));
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ use crate::pull::PullOptions;
 use crate::spec::{CapabilityName, Host, ImageConfig, Request, capabilities_from_mask};
 use crate::timestamp::Timestamp;
 use crate::timings;
+use crate::userns::IdMap;
 use crate::volumes::{self, Volume};
 
 pub(super) const VERBS: &[Verb] = &[
@@ -222,15 +223,12 @@ struct Asked {
 }
 
 fn read(globals: &Globals, arguments: &Arguments) -> Result<Asked, Failure> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(Failure::new("running containers needs root: rootless is not supported yet")
-            .hint("sudo rrun …"));
-    }
     let [reference, command @ ..] = &arguments.operands[..] else {
         return Err(Failure::new("name an image").hint("rrun run --help"));
     };
     let store = globals.store()?;
-    let request = request(arguments, command, &Existing { store: &store, dirs: &globals.dirs })?;
+    let existing = Existing { store: &store, dirs: &globals.dirs };
+    let request = request(arguments, command, &existing, store.ids())?;
     let options = pull_options(arguments)?;
     Ok(Asked { store, reference: reference.clone(), request, options })
 }
@@ -308,15 +306,31 @@ fn settle(
     let config = ImageConfig::parse(&bytes).map_err(|error| {
         Failure::new(format!("the configuration of {reference} is malformed")).because(&error)
     })?;
-    if let Some(count) = request.own_ids {
+    if let Some(count) = request.own_ids.filter(|_| !request.is_of_user) {
         check_owners(store, &image_use, reference, count)?;
     }
     let id = crate::random::id();
     let created = Timestamp::now().to_rfc3339();
+    if store.ids().is_some_and(IdMap::is_single) {
+        refuse_other_user(request, &config)?;
+    }
     let host = host(request, store);
     let record = crate::spec::record(request, &config, image_use, &host, &id, created)
         .map_err(|error| Failure::of(&error))?;
     Ok((record, lease))
+}
+
+/// With one id there is one user.
+fn refuse_other_user(request: &Request, image: &ImageConfig) -> Result<(), Failure> {
+    let user = request.user.as_deref().unwrap_or(&image.config.user);
+    if matches!(user, "" | "0" | "root" | "0:0" | "root:root") {
+        return Ok(());
+    }
+    let why = "you have one id, which is root in there, and no subordinate ids";
+    Err(Failure::new(format!("cannot run as {user}: {why}")).hint(
+        "-u 0, or as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER; \
+         then a new store: rrun --root DIR",
+    ))
 }
 
 /// That every owner in the image has an id in the container.

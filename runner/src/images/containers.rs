@@ -131,6 +131,9 @@ impl Store {
         }
         let upper = files::open_dir(staging.as_fd(), "rw/u")?;
         let mut attributes = record.image.root.clone();
+        if self.ids.as_ref().is_some_and(IdMap::is_single) {
+            (attributes.uid, attributes.gid) = (0, 0);
+        }
         if let Some(ids) = IdMap::of(&record.spec) {
             let owner = ids.outside(attributes.uid, attributes.gid);
             (attributes.uid, attributes.gid) = owner.ok_or(Errno::OVERFLOW)?;

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use shared::{DiffId, Digest};
 
 use super::layer::{Attributes, Found, LayerFacts, set_attributes};
@@ -20,7 +21,7 @@ use super::{FORMAT, Layer, Store, StoreError, boot_id, files};
 use crate::container::RootAttributes;
 
 /// How an image's layers are stacked.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stack {
     /// From the lowest up, without repetitions and without what an opaque root hides.
     pub(crate) layers: Vec<DiffId>,
@@ -39,6 +40,9 @@ struct Member {
 impl Store {
     /// Works out the stack of an image whose layers are all whole, and makes its fixups.
     pub(crate) fn stack(&self, diff_ids: &[DiffId]) -> Result<Stack, StoreError> {
+        if self.ids_to_enter().is_some() {
+            return self.stack_inside(diff_ids);
+        }
         let mut members = Vec::new();
         let mut size = 0;
         for diff_id in diff_ids {
@@ -87,7 +91,7 @@ impl Store {
             format: FORMAT,
             form: "directory".into(),
             boot_id: boot_id()?,
-            xattrs: if super::is_root() { "trusted".into() } else { "user".into() },
+            xattrs: self.marks.name().into(),
             entries: fixes.len() as u64,
             bytes: 0,
             tar_bytes: 0,

@@ -14,6 +14,11 @@ impl Store {
     /// The record with the ids that the container is to have, where it has its own.
     pub(super) fn with_ids(&self, record: &Record) -> Result<Record, StoreError> {
         let mut record = record.clone();
+        if let (Some(ids), Some(linux)) = (self.ids(), record.spec.linux_mut()) {
+            linux.set_uid_mappings(Some(ids.uids().to_vec()));
+            linux.set_gid_mappings(Some(ids.gids().to_vec()));
+            return Ok(record);
+        }
         let id = record.id.clone();
         let Some(linux) = record.spec.linux_mut() else { return Ok(record) };
         let asked = linux.uid_mappings().as_ref().and_then(|all| all.first());
@@ -71,7 +76,8 @@ impl Store {
 
     /// Gives back what [`Self::with_ids`] took.
     pub(super) fn release_ids(&self, record: &Record) {
-        if let Some((first, count)) = IdMap::of(&record.spec).and_then(|ids| ids.range()) {
+        let ids = IdMap::of(&record.spec).filter(|_| self.ids.is_none());
+        if let Some((first, count)) = ids.and_then(|ids| ids.range()) {
             self.release_slots(&record.id, userns::slots_of(first, count));
         }
     }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use shared::{DiffId, Digest};
 
-use super::{Store, StoreError, boot_id, files};
+use super::{Marks, Store, StoreError, boot_id, files};
 use crate::container::RootAttributes;
 use crate::known_bad::left_out;
 
@@ -53,6 +53,7 @@ pub struct LayerFacts {
 pub struct Layer {
     pub diff_id: DiffId,
     dir: OwnedFd,
+    marks: Marks,
 }
 
 impl Layer {
@@ -84,7 +85,7 @@ impl Layer {
     pub(crate) fn look(&self, path: &[u8]) -> Result<Found, StoreError> {
         let what = || StoreError::io(format!("look into layer {}", self.diff_id));
         let root = open_tree(&self.dir).map_err(what())?;
-        look_beneath(&root, path).map_err(what())
+        look_beneath(&root, path, self.marks.opaque()).map_err(what())
     }
 }
 
@@ -99,7 +100,7 @@ pub(crate) enum Found {
     Other,
 }
 
-fn look_beneath(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<Found> {
+fn look_beneath(root: &OwnedFd, path: &[u8], mark: &str) -> rustix::io::Result<Found> {
     use rustix::fs::ResolveFlags;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -115,7 +116,6 @@ fn look_beneath(root: &OwnedFd, path: &[u8]) -> rustix::io::Result<Found> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(&fd, ".", flags, Mode::empty())?;
     let mut value = [0; 1];
-    let mark = if super::is_root() { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
     let opaque = match rustix::fs::fgetxattr(&dir, mark, &mut value) {
         Ok(count) => value[..count] == *b"y",
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => false,
@@ -212,7 +212,7 @@ impl Store {
     /// [`StoreError::NoSuchLayer`] where it is missing or cannot be trusted after a power cut.
     pub fn layer(&self, diff_id: &DiffId) -> Result<Layer, StoreError> {
         match self.find_whole(&layer_path(diff_id))? {
-            Some(dir) => Ok(Layer { diff_id: diff_id.clone(), dir }),
+            Some(dir) => Ok(Layer { diff_id: diff_id.clone(), dir, marks: self.marks }),
             None => Err(StoreError::NoSuchLayer(diff_id.clone())),
         }
     }

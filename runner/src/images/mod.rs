@@ -43,6 +43,7 @@ mod removal;
 mod remove;
 mod sweep;
 mod usage;
+mod worker;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -62,6 +63,8 @@ pub use self::record::{Image, familiar_name, repository_of};
 pub(crate) use self::removal::remove_tree;
 pub use self::remove::Removed;
 pub use self::usage::{ImageSize, Usage, tree_bytes, volume_bytes, written_bytes};
+pub(crate) use self::worker::main as store_worker;
+use crate::userns::IdMap;
 
 /// The layout of the store that this program writes.
 pub const FORMAT: u32 = 1;
@@ -88,6 +91,34 @@ const FOLDERS: [&str; 14] = [
 pub struct Store {
     root: PathBuf,
     dir: OwnedFd,
+    pub(crate) marks: Marks,
+    /// An ordinary user's store: the ids behind those of its files.
+    ids: Option<IdMap>,
+    /// This process has entered these ids.
+    is_inside: bool,
+}
+
+/// Which extended attributes hold overlay's marks: only root may write the first kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Marks {
+    Trusted,
+    User,
+}
+
+impl Marks {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted",
+            Self::User => "user",
+        }
+    }
+
+    pub(crate) fn opaque(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.opaque",
+            Self::User => "user.overlay.opaque",
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -97,6 +128,9 @@ struct Version {
     owner: String,
     /// The prefix of overlay's xattrs in layers: `trusted` or `user`.
     xattrs: String,
+    /// Of an ordinary user's store, settled when it is made.
+    #[serde(default)]
+    ids: Option<IdMap>,
 }
 
 impl Store {
@@ -106,6 +140,15 @@ impl Store {
     /// [`StoreError::UnknownFormat`] and [`StoreError::OtherOwner`] where another program or
     /// another kind of user made it; [`StoreError::Unfit`] where its file system cannot hold one.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_as(root, false)
+    }
+
+    /// The store for a process that has entered its ids ([`IdMap::enter`]), where it is root.
+    pub(crate) fn open_inside(root: &Path) -> Result<Self, StoreError> {
+        Self::open_as(root, true)
+    }
+
+    fn open_as(root: &Path, is_inside: bool) -> Result<Self, StoreError> {
         let what = || StoreError::io(format!("open the store {}", root.display()));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = match rustix::fs::open(root, flags, Mode::empty()) {
@@ -115,13 +158,26 @@ impl Store {
             }
             other => other.map_err(what())?,
         };
-        let store = Self { root: root.to_owned(), dir };
+        let mut store =
+            Self { root: root.to_owned(), dir, marks: Marks::Trusted, ids: None, is_inside };
         let version = match files::read(store.dir(), "VERSION").map_err(what())? {
             Some(bytes) => bytes,
             None => store.initialise()?,
         };
-        store.check_version(&version)?;
+        let version = store.check_version(&version)?;
+        store.marks = if version.xattrs == "user" { Marks::User } else { Marks::Trusted };
+        store.ids = version.ids;
         Ok(store)
+    }
+
+    /// An ordinary user's ids, which all of his containers have.
+    pub fn ids(&self) -> Option<&IdMap> {
+        self.ids.as_ref()
+    }
+
+    /// The ids to enter before its files can be worked on; `None` where they can be already.
+    pub(crate) fn ids_to_enter(&self) -> Option<&IdMap> {
+        self.ids.as_ref().filter(|_| !self.is_inside)
     }
 
     /// The store's directory, absolute.
@@ -151,13 +207,14 @@ impl Store {
             files::make_dir(self.dir(), folder, Mode::RWXU).map_err(what())?;
         }
         let (owner, xattrs) = if is_root() { ("root", "trusted") } else { ("rootless", "user") };
-        let version = Version { format: FORMAT, owner: owner.into(), xattrs: xattrs.into() };
+        let ids = (!is_root()).then(IdMap::of_user);
+        let version = Version { format: FORMAT, owner: owner.into(), xattrs: xattrs.into(), ids };
         let bytes = to_json(&version);
         files::replace(self.dir(), ".", "VERSION", &bytes, files::Durably::Yes).map_err(what())?;
         Ok(bytes)
     }
 
-    fn check_version(&self, bytes: &[u8]) -> Result<(), StoreError> {
+    fn check_version(&self, bytes: &[u8]) -> Result<Version, StoreError> {
         let root = || self.root.clone();
         let version: Version = serde_json::from_slice(bytes).map_err(|_| {
             StoreError::UnknownFormat { root: root(), found: "that cannot be read".into() }
@@ -166,10 +223,15 @@ impl Store {
             let found = version.format.to_string();
             return Err(StoreError::UnknownFormat { root: root(), found });
         }
-        let (made, now) = match (version.owner.as_str(), is_root()) {
+        let (made, now) = match (version.owner.as_str(), is_root() && !self.is_inside) {
             ("root", false) => ("by root", "not root"),
             ("rootless", true) => ("without root", "root"),
-            _ => return Ok(()),
+            _ if version.owner == "rootless" && version.ids.is_none() => {
+                // Of a program that made such stores and could not fill them.
+                let why = "it was made before its ids were settled: remove it".to_owned();
+                return Err(StoreError::Unfit { root: root(), why });
+            }
+            _ => return Ok(version),
         };
         Err(StoreError::OtherOwner { root: root(), made, now })
     }

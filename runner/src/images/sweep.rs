@@ -78,6 +78,10 @@ impl Store {
         let volumes = files::names_that(self.dir(), "volumes", hidden);
         let trash = files::names(self.dir(), "trash").map_err(StoreError::io("list trash"))?;
         let all = [("trash", trash), ("volumes", volumes.unwrap_or_default())];
+        if self.ids_to_enter().is_some() {
+            let is_empty = all.iter().all(|(_, names)| names.is_empty());
+            return if is_empty { Ok(()) } else { self.empty_trash_inside() };
+        }
         for (folder, names) in all {
             let Ok(dir) = files::open_dir(self.dir(), folder) else { continue };
             for name in names {

@@ -92,12 +92,18 @@ impl Store {
 }
 
 /// What a container has written, bytes.
-pub fn written_bytes(container: &ContainerDir) -> u64 {
+pub fn written_bytes(store: &Store, container: &ContainerDir) -> u64 {
+    if let Some(bytes) = store.bytes_inside(&container.path().join("rw/u")) {
+        return bytes;
+    }
     files::open_dir(container.dir(), "rw/u").map_or(0, tree_bytes)
 }
 
 /// What is in a volume, bytes.
 pub fn volume_bytes(store: &Store, name: &str) -> u64 {
+    if let Some(bytes) = store.bytes_inside(&crate::volumes::data(&store.volumes(), name)) {
+        return bytes;
+    }
     let open = |dir: BorrowedFd<'_>, name: &str| files::open_dir(dir, name);
     let data = open(store.dir(), "volumes")
         .and_then(|volumes| open(volumes.as_fd(), name))

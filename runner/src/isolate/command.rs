@@ -12,7 +12,7 @@ use super::files::{self, Kind, Root};
 use super::talk::{self, FromChild};
 use super::terminal::Standard;
 use super::user::User;
-use super::{Done, Step, environment, give_up, reaper, words};
+use super::{Done, OwnIds, Step, environment, give_up, reaper, words};
 use crate::known_bad::left_out;
 use crate::seccomp::Program;
 use crate::spec::capability_mask;
@@ -28,6 +28,7 @@ pub(super) struct Outcome<'a> {
     pub(super) entered: Entered,
     /// A reaper of ours is process 1, the program its child.
     pub(super) is_init: bool,
+    pub(super) own_ids: Option<OwnIds>,
     /// The program is a child in another PID namespace.
     pub(super) enters: bool,
 }
@@ -133,7 +134,8 @@ pub(super) struct Last {
 /// Does everything but the last calls: streams, user, limits of its capabilities, and what is to
 /// be executed.
 pub(super) fn prepare(outcome: Outcome<'_>, standard: Standard) -> Done<Last> {
-    let Outcome { process, environment_bytes, user, seccomp, entered, is_init, enters } = outcome;
+    let Outcome { process, environment_bytes, user, seccomp, entered, is_init, own_ids, enters } =
+        outcome;
     let Entered(()) = entered;
     let is_terminal = standard.is_terminal;
     connect(standard, user)?;
@@ -143,7 +145,7 @@ pub(super) fn prepare(outcome: Outcome<'_>, standard: Standard) -> Done<Last> {
         // Without no_new_privs the kernel asks for it when the policy is loaded.
         capabilities.kept = capability_mask(&[Capability::SysAdmin].into());
     }
-    become_user(user, &capabilities)?;
+    become_user(user, &capabilities, own_ids.is_some_and(|own| own.is_single))?;
     // A directory outside the root has no path in here.
     let directory = at(Step::WorkingDirectory, 0, rustix::process::getcwd(Vec::new()))?;
     if !directory.as_bytes().starts_with(b"/") && !left_out("directory-checked") {
@@ -308,10 +310,14 @@ impl Sets {
 }
 
 /// Bounding set, ids, then the other sets; stray groups of the caller go away.
-fn become_user(user: &User, sets: &Sets) -> Done {
+fn become_user(user: &User, sets: &Sets, keeps_groups: bool) -> Done {
     at(Step::Capabilities, 0, sys::process::bound_capabilities(sets.bounding))?;
     at(Step::Capabilities, 1, sys::process::keep_capabilities(true))?;
-    at(Step::Ids, 0, sys::process::set_ids(user.uid, user.gid, &user.groups))?;
+    at(
+        Step::Ids,
+        0,
+        sys::process::set_ids(user.uid, user.gid, (!keeps_groups).then_some(&user.groups[..])),
+    )?;
     at(Step::Capabilities, 2, sys::process::keep_capabilities(false))?;
     at(Step::Capabilities, 4, sys::process::clear_ambient_capabilities())?;
     // What is looked up from here on is looked up with the user's rights.

@@ -103,7 +103,7 @@ fn make_asked(plan: &Plan<'_>, root: &Root, device: &LinuxDevice) -> Result<(), 
     match node.make(root, &parent, name) {
         Err(Errno::PERM) => bind_host_node(&parent, name, device.path()),
         // The host's own stands there, as one of the usual ones.
-        Err(Errno::EXIST) if plan.own_ids && node.is_at(&parent, name) => Ok(()),
+        Err(Errno::EXIST) if plan.own_ids.is_some() && node.is_at(&parent, name) => Ok(()),
         other => other,
     }
 }

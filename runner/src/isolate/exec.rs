@@ -6,7 +6,9 @@ use oci_spec::runtime::Process;
 
 use super::failure::at;
 use super::files::Root;
-use super::{Done, NeverBack, Stdio, Step, command, end_with_launcher, give_up, terminal, user};
+use super::{
+    Done, NeverBack, OwnIds, Stdio, Step, command, end_with_launcher, give_up, terminal, user,
+};
 use crate::known_bad::left_out;
 use crate::place::Descriptors;
 use crate::seccomp::Program;
@@ -24,7 +26,7 @@ pub struct ExecPlan<'a> {
     /// The container's first process: whose namespaces are joined.
     pub init: OwnedFd,
     /// It has a user namespace of its own.
-    pub own_ids: bool,
+    pub own_ids: Option<OwnIds>,
     pub v1_tasks: Vec<OwnedFd>,
     pub stdio: Stdio,
     pub status: OwnedFd,
@@ -64,7 +66,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         other => at(Step::Keyring, 0, other)?,
     }
     let descriptors = at(Step::JoinNamespace, 2, Descriptors::open())?;
-    let user = if plan.own_ids { libc::CLONE_NEWUSER } else { 0 };
+    let user = if plan.own_ids.is_some() { libc::CLONE_NEWUSER } else { 0 };
     // All at once: what of them may be joined is judged by the rights from before.
     let all = user
         | libc::CLONE_NEWNS
@@ -75,8 +77,8 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         // Of this process's children, not its own.
         | libc::CLONE_NEWPID;
     at(Step::JoinNamespace, 0, sys::clone::join(plan.init.as_fd(), all))?;
-    if plan.own_ids {
-        super::become_root()?;
+    if let Some(own) = plan.own_ids {
+        super::become_root(own)?;
     }
     let root = Root::new(at(Step::JoinNamespace, 1, terminal::own_root())?, descriptors);
     let standard = terminal::open(&plan.stdio, &root, &plan.status, terminal::Console::Keep)?;
@@ -88,6 +90,7 @@ fn enter(plan: &mut ExecPlan<'_>) -> Done<command::Last> {
         seccomp: plan.seccomp.take(),
         entered: command::enter_directory(&root, plan.process, command::Missing::Refuse)?,
         is_init: false,
+        own_ids: plan.own_ids,
         enters: !inside,
     };
     drop(root);

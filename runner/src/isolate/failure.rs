@@ -39,6 +39,7 @@ steps! {
     CgroupNamespace = "make its cgroup namespace",
     Loopback = "bring up its loopback interface",
     Propagation = "detach its mounts from the host's",
+    Stack = "stack the image's layers",
     AttachRoot = "attach its root",
     MountSource = "open the source of a mount",
     MountTarget = "make the target of a mount",
@@ -239,7 +240,11 @@ fn hint(failure: InitFailure) -> Option<String> {
             "something is mounted in the volume's place: fill it by hand, or use :nocopy"
         }
         (Step::Ids, libc::EINVAL) => {
-            "its user namespace does not have that id: --userns=auto:size=NUMBER gives it more"
+            "its user namespace does not have that id: as root --userns=auto:size=NUMBER gives it \
+             more, as an ordinary user a line in /etc/subuid and /etc/subgid"
+        }
+        (Step::Stack, libc::EINVAL | libc::EPERM | libc::EBADF) => {
+            "the store must lie on a local disk, and not on overlayfs: RRUN_ROOT"
         }
         (Step::Limit, libc::EPERM) => "the hard limit of the caller is lower: ulimit -Ha",
         (Step::Sysctl, libc::ENOENT) => "this kernel has no such setting",

@@ -26,6 +26,7 @@ mod user;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
 
 use oci_spec::runtime::Process;
 
@@ -49,15 +50,14 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub record: &'a Record,
-    /// The stacked layers, a detached mount.
-    pub root: OwnedFd,
+    pub root: RootSource,
     /// An empty directory that container root may traverse: where the root is attached.
     pub mount_point: CString,
     /// `tasks` of each cgroup-v1 hierarchy.
     pub v1_tasks: Vec<OwnedFd>,
     pub private_cgroups: bool,
     /// It has a user namespace of its own: the child becomes that one's root.
-    pub own_ids: bool,
+    pub own_ids: Option<OwnIds>,
     /// The sources of binds, detached, in the order of the Spec's mounts, where the child itself
     /// could not open them.
     pub sources: Vec<Option<OwnedFd>>,
@@ -74,14 +74,50 @@ pub struct Plan<'a> {
     /// The volumes to fill from the image, as indices of their mounts and as what holds their
     /// `_data`.
     pub volumes: Vec<(usize, OwnedFd)>,
-    /// `/etc/hosts` and its like: the target and the file, a detached mount.
-    pub etc: Vec<(&'static str, OwnedFd)>,
+    /// `/etc/hosts` and its like.
+    pub etc: Vec<EtcFile>,
     /// A `/dev/shm` of another container, a detached mount.
     pub shm: Option<OwnedFd>,
     pub stdio: Stdio,
     pub seccomp: Option<Program>,
     /// To the launcher: failures, the terminal; its end says that the program runs.
     pub status: OwnedFd,
+}
+
+/// Where the root file system comes from.
+#[derive(Debug)]
+pub enum RootSource {
+    /// The stacked layers, a detached mount.
+    Mount(OwnedFd),
+    /// The child stacks them, as the root of its user namespace: an ordinary user cannot.
+    Layers(LayerPaths),
+}
+
+/// Layers by path: overlayfs takes none that were opened in another mount namespace.
+#[derive(Debug)]
+pub struct LayerPaths {
+    /// The topmost first.
+    pub lowers: Vec<PathBuf>,
+    pub upper: PathBuf,
+    pub work: PathBuf,
+    pub is_volatile: bool,
+}
+
+/// A file of ours that lies over one of the image's.
+#[derive(Debug)]
+pub struct EtcFile {
+    pub target: &'static str,
+    /// On the host.
+    pub path: PathBuf,
+    /// A detached mount of it; without, the child opens the path.
+    pub tree: Option<OwnedFd>,
+}
+
+/// A user namespace of the container's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnIds {
+    /// It has one id alone, and the kernel lets it set no groups.
+    pub is_single: bool,
 }
 
 /// What becomes descriptors 0, 1 and 2.
@@ -125,8 +161,9 @@ fn end_with_launcher() -> Done {
 }
 
 /// Becomes the root of the user namespace that this process is in.
-fn become_root() -> Done {
-    failure::at(Step::Ids, 1, sys::process::set_ids(0, 0, &[]))?;
+fn become_root(own: OwnIds) -> Done {
+    let groups: Option<&[u32]> = if own.is_single { None } else { Some(&[]) };
+    failure::at(Step::Ids, 1, sys::process::set_ids(0, 0, groups))?;
     // The kernel has forgotten it.
     end_with_launcher()
 }
@@ -167,8 +204,8 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     // As the host's user still, and in this mount namespace: a descriptor from before the clone
     // would be of another one's mount.
     let mount_point = rootfs::mount_point(plan)?;
-    if plan.own_ids {
-        become_root()?;
+    if let Some(own) = plan.own_ids {
+        become_root(own)?;
     }
     // CVE-2016-9962: once inside, nobody there may look into this process before it is theirs.
     failure::at(Dumpable, 0, sys::process::set_dumpable(left_out("dumpable")))?;
@@ -216,8 +253,8 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
     )?;
     rustix::process::umask(rustix::fs::Mode::empty());
 
-    rootfs::assemble(plan, &mount_point)?;
-    let root = Root::new(failure::at(Step::AttachRoot, 1, plan.root.try_clone())?, descriptors);
+    let stacked = rootfs::assemble(plan, &mount_point)?;
+    let root = Root::new(stacked, descriptors);
     // proc and sysfs must be mounted while the old root is still there (the kernel asks whether a
     // full instance is visible), and everything below is attached by descriptor.
     let proc = mounts::attach_all(plan, &root, shared)?;
@@ -239,6 +276,7 @@ fn init(plan: &mut Plan<'_>) -> Done<command::Last> {
         seccomp: plan.seccomp.take(),
         entered: command::enter_directory(&root, &process, command::Missing::Make)?,
         is_init: record.init,
+        own_ids: plan.own_ids,
         enters: plan.joined_pid.is_some() && !left_out("entered-last"),
     };
     drop((root, proc));

@@ -10,7 +10,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use super::failure::at;
 use super::files::{self, Kind, Root};
-use super::{Done, Plan, Step, cgroupfs, populate, rootfs};
+use super::{Done, EtcFile, Plan, Step, cgroupfs, populate, rootfs};
 use crate::known_bad::left_out;
 use crate::spec::OF_OTHER_CONTAINER;
 use crate::sys::mount as attr;
@@ -333,21 +333,28 @@ pub(super) fn attach_etc(plan: &Plan<'_>, root: &Root) -> Done {
     let spec = &plan.record.spec;
     let mounts = spec.mounts().as_deref().unwrap_or_default();
     let read_only = spec.root().as_ref().and_then(oci_spec::runtime::Root::readonly);
-    for (item, (target, tree)) in plan.etc.iter().enumerate() {
+    for (item, EtcFile { target, path, tree }) in plan.etc.iter().enumerate() {
         let theirs = |mount: &Mount| {
             files::same(mount.destination(), target) || files::same(mount.destination(), "/etc")
         };
         if mounts.iter().any(theirs) {
             continue;
         }
+        let tree = match tree {
+            Some(tree) => at(Step::EtcFile, item, tree.try_clone())?,
+            None => {
+                let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+                at(Step::EtcFile, item, rustix::mount::open_tree(CWD, path, flags))?
+            }
+        };
         if read_only == Some(true) {
             let attributes = Attributes { set: attr::RDONLY, ..Attributes::default() };
             at(Step::EtcFile, item, set_attributes(tree.as_fd(), attributes, false))?;
         }
         let place = files::locate_or_make(root, Path::new(target), Kind::File);
         let place = at(Step::EtcFile, item, place)?;
-        at(Step::EtcFile, item, leave_proc_alone(Some(tree), &place, Path::new(target)))?;
-        at(Step::EtcFile, item, rootfs::attach(tree, &place))?;
+        at(Step::EtcFile, item, leave_proc_alone(Some(&tree), &place, Path::new(target)))?;
+        at(Step::EtcFile, item, rootfs::attach(&tree, &place))?;
     }
     if !mounts.iter().any(|mount| files::same(mount.destination(), "/etc")) {
         link_mount_table(root);

@@ -1,8 +1,10 @@
 //! The root file system: attached, changed into, sealed.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -10,8 +12,9 @@ use rustix::mount::{MountPropagationFlags, MoveMountFlags, UnmountFlags};
 
 use super::failure::at;
 use super::files::Root;
-use super::{Done, Plan, Step, paths};
+use super::{Done, Plan, RootSource, Step, paths};
 use crate::container::Record;
+use crate::overlay::{self, Layers};
 use crate::sys::mount::{Attributes, RDONLY, set_attributes};
 
 /// Where the root goes.
@@ -21,9 +24,36 @@ pub(super) fn mount_point(plan: &Plan<'_>) -> Done<OwnedFd> {
     at(Step::AttachRoot, 0, place)
 }
 
-/// Attaches the stacked layers at the mount point of this mount namespace.
-pub(super) fn assemble(plan: &Plan<'_>, place: &OwnedFd) -> Done {
-    at(Step::AttachRoot, 0, attach(&plan.root, place))
+/// Attaches the stacked layers at the mount point of this mount namespace, and gives their mount.
+pub(super) fn assemble(plan: &Plan<'_>, place: &OwnedFd) -> Done<OwnedFd> {
+    let root = match &plan.root {
+        RootSource::Mount(root) => at(Step::AttachRoot, 1, root.try_clone())?,
+        RootSource::Layers(paths) => {
+            let open = |path: &PathBuf| {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                rustix::fs::open(path, flags, Mode::empty())
+            };
+            let layers = || -> Result<Layers, Errno> {
+                Ok(Layers {
+                    lowers: paths.lowers.iter().map(open).collect::<Result<_, _>>()?,
+                    upper: open(&paths.upper)?,
+                    work: open(&paths.work)?,
+                    is_volatile: paths.is_volatile,
+                    marks_of_user: true,
+                })
+            };
+            let layers = at(Step::Stack, 0, layers())?;
+            // This mount namespace is the container's own.
+            let place = Path::new(OsStr::from_bytes(plan.mount_point.to_bytes()));
+            let stacked = match overlay::stack(&layers) {
+                Err(error) if overlay::wants_names(error) => overlay::stack_by_name(&layers, place),
+                other => other,
+            };
+            at(Step::Stack, 1, stacked)?
+        }
+    };
+    at(Step::AttachRoot, 0, attach(&root, place))?;
+    Ok(root)
 }
 
 /// Puts a detached mount at a place.

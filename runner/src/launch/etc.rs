@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -11,6 +10,7 @@ use rustix::fs::CWD;
 use rustix::mount::OpenTreeFlags;
 
 use crate::container::{HOST_GATEWAY, Hosts, Network, Record};
+use crate::isolate::EtcFile;
 use crate::net::{self, Attached};
 
 /// Writes the files into `directory` and makes detached mounts of them. Those of a container whose
@@ -25,7 +25,7 @@ pub(super) fn write(
     of_other: Option<&Path>,
     attached: Option<&Attached>,
     owner: Option<(u32, u32)>,
-) -> io::Result<Vec<(&'static str, OwnedFd)>> {
+) -> io::Result<Vec<EtcFile>> {
     let host = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let shares_network = record.network == Network::Host;
     let gateway = attached.and_then(net::gateway_of).map(|gateway| gateway.to_string());
@@ -75,7 +75,12 @@ pub(super) fn write(
             }
         }
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        opened.push((target, rustix::mount::open_tree(CWD, &path, flags)?));
+        // Whoever may not mount here leaves it to the child, which may.
+        let tree = match rustix::mount::open_tree(CWD, &path, flags) {
+            Err(rustix::io::Errno::PERM) => None,
+            other => Some(other?),
+        };
+        opened.push(EtcFile { target, path, tree });
     }
     Ok(opened)
 }

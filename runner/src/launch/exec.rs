@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use super::launcher::{ours, streams};
+use super::launcher::{ours, own_ids, streams};
 use super::monitor::Monitor;
 use super::process::{Process, Starting};
 use super::protocol::{Attach, ExecRequest, Failure};
@@ -54,7 +54,7 @@ impl Monitor {
             groups_added: &request.groups_added,
             seccomp: self.policy(request)?,
             init: init.map_err(|error| failed("copy a descriptor", error))?,
-            own_ids: ids.is_some(),
+            own_ids: ids.as_ref().map(own_ids),
             v1_tasks: entry.v1_tasks,
             stdio,
             status: theirs,

@@ -27,7 +27,7 @@ pub(super) struct Container {
     pub(super) run: Run,
     /// Keeps the root mounted beyond the container's end: unmounting it writes all that the
     /// container has written to the disk, and nobody need wait for that.
-    pub(super) _root: OwnedFd,
+    pub(super) _root: Option<OwnedFd>,
     pub(super) ports: Ports,
 }
 

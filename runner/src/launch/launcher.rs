@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::SigSet;
@@ -32,7 +32,7 @@ use crate::container::{Ipc, Membership, Network, Record};
 use crate::dirs::Dirs;
 use crate::images::{ContainerDir, Store};
 use crate::isolate::talk::{self, ToChild};
-use crate::isolate::{self, Hierarchy, Plan, Stdio};
+use crate::isolate::{self, EtcFile, Hierarchy, LayerPaths, OwnIds, Plan, RootSource, Stdio};
 use crate::known_bad::left_out;
 use crate::net::{self, Attached, Attachment, NetError};
 use crate::overlay::{self, Layers};
@@ -234,6 +234,11 @@ struct Made<'a> {
 }
 
 impl Made<'_> {
+    /// Whether it is an ordinary user's, who mounts in user namespaces of his alone.
+    fn is_of_user(&self) -> bool {
+        self.store.ids().is_some()
+    }
+
     fn leftovers(&self) -> Leftovers<'_> {
         Leftovers {
             init: self.init.as_ref().map(Init::Child),
@@ -250,7 +255,8 @@ impl Made<'_> {
     ) -> Result<Monitor, Failure> {
         finish::mark_started(self.container.path()).map_err(failed("cannot note the start"))?;
         self.ids = IdMap::of(&self.record.spec).filter(|_| !left_out("ids-of-its-own"));
-        self.ids_of_mounts = (self.ids.as_ref().map(IdMap::for_mounts).transpose())
+        let mounts = self.ids.as_ref().filter(|_| !self.is_of_user());
+        self.ids_of_mounts = (mounts.map(IdMap::for_mounts).transpose())
             .map_err(failed("cannot make a user namespace"))?;
         let parent = self.record.cgroup_parent.as_deref();
         let resources =
@@ -264,11 +270,14 @@ impl Made<'_> {
         .map_err(|error| words(error.into()))?;
         let cgroup = self.cgroup.insert(cgroup);
         crate::timings::mark("cgroup made, limits set");
-        for notice in notices {
+        // An ordinary user has a cgroup only where somebody has given him one.
+        let is_of_user = self.store.ids().is_some();
+        for notice in notices.into_iter().filter(|_| !is_of_user) {
             first.say(&Reply::Notice(notice));
         }
         let confines_devices = cgroup.confines_devices();
-        if !confines_devices {
+        // In a user namespace nobody can make a node.
+        if !confines_devices && self.ids.is_none() {
             first.say(&Reply::Notice(
                 "no cgroup confines its access to devices: it runs without MKNOD, and its root \
                  without devices"
@@ -290,15 +299,23 @@ impl Made<'_> {
         let (status, theirs) = status_pair().map_err(failed("cannot make a socket"))?;
         let namespaces = Namespaces::of(&self.record, self.dirs, &self.store)?;
         share::check_propagation(&self.record)?;
-        let root = self.stack()?;
-        if !confines_devices || self.ids.is_some() {
+        let root = match self.is_of_user() {
+            true => RootSource::Layers(self.layer_paths()?),
+            false => RootSource::Mount(self.stack()?),
+        };
+        if let RootSource::Mount(root) = &root
+            && (!confines_devices || self.ids.is_some())
+        {
             let attributes =
                 sys::mount::Attributes { set: sys::mount::NODEV, ..Default::default() };
             sys::mount::set_attributes(root.as_fd(), attributes, false)
                 .map_err(failed("cannot forbid devices in the container's root"))?;
         }
         crate::timings::mark("layers stacked");
-        let kept = root.try_clone().map_err(failed("cannot copy a descriptor"))?;
+        let kept = match &root {
+            RootSource::Mount(root) => copies([root])?.pop(),
+            RootSource::Layers(_) => None,
+        };
         let plan =
             self.plan(root, entry.v1_tasks, &namespaces, stdio, theirs, attachment.as_ref())?;
         let unified = entry.unified.as_ref().map(OwnedFd::as_fd);
@@ -381,7 +398,7 @@ impl Made<'_> {
 
     fn plan<'b>(
         &'b self,
-        root: OwnedFd,
+        root: RootSource,
         v1_tasks: Vec<OwnedFd>,
         namespaces: &Namespaces,
         stdio: Stdio,
@@ -403,7 +420,7 @@ impl Made<'_> {
             mount_point,
             v1_tasks,
             private_cgroups: namespaces.private_cgroups,
-            own_ids: self.ids.is_some(),
+            own_ids: self.ids.as_ref().map(own_ids),
             sources: self.sources()?,
             hierarchies: Hierarchy::all(&mountinfo),
             joined: copies(&namespaces.joined)?,
@@ -422,7 +439,7 @@ impl Made<'_> {
 
     /// `/etc/hosts` and its like. A container can write to them, so they lie where everything else
     /// does that it writes: the run directory's file system is small and the host's own.
-    fn etc(&self, attached: Option<&Attached>) -> Result<Vec<(&'static str, OwnedFd)>, Failure> {
+    fn etc(&self, attached: Option<&Attached>) -> Result<Vec<EtcFile>, Failure> {
         let folder = |container: &ContainerDir| etc_path(container.path());
         let failed = failed("cannot make /etc/hosts and its like");
         let other = match &self.record.network {
@@ -507,10 +524,6 @@ impl Made<'_> {
         }
         match overlay::stack(&layers) {
             Ok(root) => return Ok(root),
-            Err(error) if overlay::wants_names(error) && self.ids.is_some() => {
-                let why = "this kernel stacks no layers whose ids are mapped (before Linux 6.13)";
-                return Err(ours(format!("--userns=auto: {why}: {error}"), None));
-            }
             Err(error) if !overlay::wants_names(error) => return Err(failed(error)),
             Err(_) => {}
         }
@@ -524,7 +537,11 @@ impl Made<'_> {
             .open_container(&self.record.id)
             .map_err(opened_again)?
             .ok_or_else(|| ours("the container has been removed meanwhile", None))?;
-        overlay::stack_by_name(&self.layers()?, &self.dirs.runroot.join("mnt")).map_err(failed)
+        let place = self.dirs.runroot.join("mnt");
+        match self.ids_of_mounts {
+            Some(_) => overlay::stack_mounts_by_name(self.layers()?, &place).map_err(failed),
+            None => overlay::stack_by_name(&self.layers()?, &place).map_err(failed),
+        }
     }
 
     fn layers(&self) -> Result<Layers, Failure> {
@@ -537,6 +554,27 @@ impl Made<'_> {
             lowers: self.with_ids(self.lowers()?)?,
             upper: place("rw/u")?,
             work: place("rw/w")?,
+            is_volatile: self.record.remove_on_exit,
+            marks_of_user: false,
+        })
+    }
+
+    /// The same by their paths, all of them seen to be there.
+    fn layer_paths(&self) -> Result<LayerPaths, Failure> {
+        self.lowers()?;
+        let root = self.store.root();
+        let image = &self.record.image;
+        let fixups = image.fixups.iter().map(|chain| format!("fixups/{chain}"));
+        let layers = image.layers.iter().rev().map(crate::images::layer_path);
+        let mut lowers: Vec<PathBuf> =
+            fixups.chain(layers).map(|path| root.join(path).join("fs")).collect();
+        if lowers.is_empty() {
+            lowers.push(self.run_path().join("empty"));
+        }
+        Ok(LayerPaths {
+            lowers,
+            upper: self.container.path().join("rw/u"),
+            work: self.container.path().join("rw/w"),
             is_volatile: self.record.remove_on_exit,
         })
     }
@@ -585,7 +623,7 @@ impl Made<'_> {
         first: &mut First,
         init: Process,
         signals: SignalFd,
-        root: OwnedFd,
+        root: Option<OwnedFd>,
         ports: Ports,
     ) -> Result<Monitor, Failure> {
         let words = |error| ours(format!("cannot watch the container: {error}"), None);
@@ -678,6 +716,10 @@ pub(super) fn streams(
     rustix::io::ioctl_fionbio(&err, true)?;
     let ours = Streams { stdin: input, stdout: Some(out), stderr: Some(err), is_terminal: false };
     Ok((Stdio::Pipes { stdin, stdout, stderr }, ours))
+}
+
+pub(super) fn own_ids(ids: &IdMap) -> OwnIds {
+    OwnIds { is_single: ids.is_single() }
 }
 
 fn no_ids(error: &io::Error) -> Failure {

@@ -347,6 +347,9 @@ impl Monitor {
         }
         let done = if frozen { self.cgroup.freeze() } else { self.cgroup.thaw() };
         if let Err(error) = done {
+            if error.kind() == io::ErrorKind::Unsupported {
+                return Reply::Refused("it has no cgroup by which it could be held still".into());
+            }
             return Reply::Refused(format!("the kernel refuses: {error}"));
         }
         self.state.paused = frozen;

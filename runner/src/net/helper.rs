@@ -161,7 +161,7 @@ fn give_up_privileges() -> io::Result<()> {
     let most = limit.maximum.map_or(u64::MAX, |most| most.min(8 * CONNECTIONS_MAX as u64));
     sys::process::set_limit(0, 7, most, limit.maximum.unwrap_or(u64::MAX))?;
     sys::process::bound_capabilities(0)?;
-    sys::process::set_ids(NOBODY, NOBODY, &[])?;
+    sys::process::set_ids(NOBODY, NOBODY, Some(&[]))?;
     sys::process::set_capabilities(0, 0, 0)?;
     sys::process::no_new_privileges()?;
     sys::process::set_dumpable(false)

@@ -26,8 +26,8 @@ use super::error::human_bytes;
 use super::progress::{LayerState, Progress};
 use super::resolve::LayerToFetch;
 use crate::images::{
-    FORMAT, LayerFacts, LayerLock, Lease, Locking, Part, Staging, Store, StoreError, boot_id,
-    is_root, layer_path,
+    FORMAT, LayerFacts, LayerLock, Lease, Locking, Marks, Part, Staging, Store, StoreError,
+    boot_id, layer_path,
 };
 use crate::unpack::{Limits, Outcome, Refusal, RefusalKind, Unpacked, Workers};
 
@@ -189,8 +189,15 @@ impl Fetcher<'_> {
         let staging = self.store.stage()?;
         let algorithm = layer.diff_id.0.algorithm();
         let tree = staging.tree();
-        let workers = Workers::start(self.program, &tree, algorithm, self.limits, layer.size)
-            .map_err(|error| self.failed(layer, &error))?;
+        let workers = Workers::start(
+            self.program,
+            &tree,
+            algorithm,
+            self.limits,
+            layer.size,
+            self.store.ids(),
+        )
+        .map_err(|error| self.failed(layer, &error))?;
         let arrived = Arc::new(Arrived::default());
         let _given_up = GivenUp(Arc::clone(&arrived));
         let feeding = feed(file, workers, Arc::clone(&arrived), self.progress, &layer.blob);
@@ -244,7 +251,7 @@ impl Fetcher<'_> {
         if let Source::Part(part) = source {
             self.store.commit_part(part, &layer.blob)?;
         }
-        let facts = facts(unpacked)?;
+        let facts = facts(unpacked, self.store.marks)?;
         staging.commit_layer(&layer.diff_id, &facts)?;
         self.progress.state(&layer.blob, LayerState::PullComplete);
         Ok(())
@@ -478,12 +485,12 @@ fn is_transient(error: &PullError) -> bool {
     }
 }
 
-fn facts(unpacked: Unpacked) -> Result<LayerFacts, StoreError> {
+fn facts(unpacked: Unpacked, marks: Marks) -> Result<LayerFacts, StoreError> {
     Ok(LayerFacts {
         format: FORMAT,
         form: "directory".into(),
         boot_id: boot_id()?,
-        xattrs: if is_root() { "trusted".into() } else { "user".into() },
+        xattrs: marks.name().into(),
         entries: unpacked.entries,
         bytes: unpacked.bytes,
         tar_bytes: unpacked.tar_bytes,

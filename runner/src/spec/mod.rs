@@ -52,6 +52,14 @@ const MASKED: [&str; 12] = [
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
+/// Mount points of the kernel's own file systems.
+const BELOW_SYS: [&str; 5] = [
+    "/sys/kernel/debug",
+    "/sys/kernel/tracing",
+    "/sys/kernel/security",
+    "/sys/fs/bpf",
+    "/sys/firmware/efi/efivars",
+];
 const READ_ONLY: [&str; 5] =
     ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -311,7 +319,7 @@ fn linux(request: &Request, seccomp: &SeccompChoice) -> Result<Linux, SpecError>
     linux
         .set_namespaces(Some(namespaces(request)))
         .set_resources(Some(resources::resources(request)))
-        .set_masked_paths(if confined { paths(&MASKED) } else { None })
+        .set_masked_paths(if confined { paths(&masked(request)) } else { None })
         .set_readonly_paths(if confined { paths(&READ_ONLY) } else { None })
         .set_devices(Some(request.devices.iter().map(|one| one.device.clone()).collect()))
         .set_rootfs_propagation(Some("rprivate".to_owned()))
@@ -321,6 +329,15 @@ fn linux(request: &Request, seccomp: &SeccompChoice) -> Result<Linux, SpecError>
             SeccompChoice::Docker | SeccompChoice::Strict | SeccompChoice::Unconfined => None,
         });
     Ok(linux)
+}
+
+/// What the host has mounted below its `/sys` is covered where that is shown.
+fn masked(request: &Request) -> Vec<&'static str> {
+    let of_host: &[&str] = match request.own_ids.is_some() && request.network == Network::Host {
+        true => &BELOW_SYS,
+        false => &[],
+    };
+    MASKED.iter().chain(of_host).copied().collect()
 }
 
 fn namespaces(request: &Request) -> Vec<LinuxNamespace> {

@@ -100,6 +100,11 @@ fn defaults(request: &Request) -> Vec<Mount> {
     // A sysfs shows the network namespace of who mounts it, who must own that one.
     let binds_sys = request.own_ids.is_some() && request.network == Network::Host;
     let sys = match binds_sys {
+        // What is mounted below cannot be left out by who does not own it: it is covered.
+        true if request.is_of_user => {
+            let options = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"];
+            mount("/sys", "bind", "/sys", &options)
+        }
         true => {
             mount("/sys", "bind", "/sys", &["bind", "rprivate", "nosuid", "noexec", "nodev", "ro"])
         }

@@ -45,8 +45,10 @@ pub struct Request {
     pub ipc: Ipc,
     pub uts: Sharing,
     pub cgroup: Sharing,
-    /// `--userns=auto`: how many ids of its own it has.
+    /// It has a user namespace: how many ids of its own it has.
     pub own_ids: Option<u32>,
+    /// These are an ordinary user's.
+    pub is_of_user: bool,
     pub cgroup_parent: Option<String>,
     pub sysctls: BTreeMap<String, String>,
 

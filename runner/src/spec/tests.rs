@@ -36,6 +36,7 @@ fn plain() -> Request {
         ipc: Ipc::Private,
         uts: Sharing::Private,
         own_ids: None,
+        is_of_user: false,
         cgroup: Sharing::Private,
         cgroup_parent: None,
         sysctls: BTreeMap::new(),

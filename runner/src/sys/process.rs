@@ -129,8 +129,8 @@ pub fn new_session_keyring() -> io::Result<()> {
 ///
 /// # Errors
 /// As setgroups(2), setresgid(2), setresuid(2).
-pub fn set_ids(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
-    if !left_out("groups-cleared") {
+pub fn set_ids(uid: u32, gid: u32, groups: Option<&[u32]>) -> io::Result<()> {
+    if let Some(groups) = groups.filter(|_| !left_out("groups-cleared")) {
         // SAFETY: the pointer is to `len` numbers that outlive the call. setgroups(2).
         check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
     }

@@ -16,6 +16,7 @@ use super::report::{Refusal, RefusalKind, Unpacked};
 use super::stream::Stream;
 use super::tree::{self, Tree, split};
 use crate::place::{self, Descriptors};
+use crate::userns::IdMap;
 
 /// Marks a name as removed. Source: image-spec layer.md, "Whiteouts".
 const WHITEOUT: &[u8] = b".wh.";
@@ -32,6 +33,8 @@ pub(crate) struct Extractor<R: Read> {
     entries: u64,
     bytes: u64,
     id_max: u32,
+    /// Those that owners may have; `None`: all.
+    ids: Option<IdMap>,
 }
 
 impl<R: Read> Extractor<R> {
@@ -42,6 +45,7 @@ impl<R: Read> Extractor<R> {
         tree: Tree,
         descriptors: Descriptors,
         limits: Limits,
+        ids: Option<IdMap>,
     ) -> Self {
         Self {
             stream: Stream::new(decoder, algorithm, limits.bytes),
@@ -51,6 +55,7 @@ impl<R: Read> Extractor<R> {
             entries: 0,
             bytes: 0,
             id_max: 0,
+            ids,
         }
     }
 
@@ -92,12 +97,29 @@ impl<R: Read> Extractor<R> {
         Ok(())
     }
 
-    fn entry(&mut self, entry: Entry) -> Result<(), Refusal> {
+    /// With one id alone every file is the user's; with more, an owner without one is refused.
+    fn settle_owner(&self, entry: &mut Entry) -> Result<(), Refusal> {
+        let Some(ids) = &self.ids else { return Ok(()) };
+        if ids.is_single() {
+            (entry.uid, entry.gid) = (0, 0);
+        }
+        if ids.outside(entry.uid, entry.gid).is_some() {
+            return Ok(());
+        }
+        let (owner, count) = (entry.uid.max(entry.gid), ids.count());
+        Err(Refusal::limit(format!(
+            "its owner is {owner}, and this user has ids up to {} to give (/etc/subuid, /etc/subgid)",
+            count - 1
+        )))
+    }
+
+    fn entry(&mut self, mut entry: Entry) -> Result<(), Refusal> {
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(too_many_entries(self.limits.entries));
         }
         self.id_max = self.id_max.max(entry.uid).max(entry.gid);
+        self.settle_owner(&mut entry)?;
         let path = normal_path(&entry.path)?;
         let stored = entry.stored;
         // A file consumes its own content; whatever else has some is passed over.
@@ -125,6 +147,8 @@ impl<R: Read> Extractor<R> {
                     "a character device 0:0, which overlayfs would take for a whiteout",
                 ));
             }
+            // Nobody but root can make one.
+            Kind::CharDevice | Kind::BlockDevice if self.ids.is_some() => {}
             Kind::CharDevice => self.node(path, &entry, FileType::CharacterDevice)?,
             Kind::BlockDevice => self.node(path, &entry, FileType::BlockDevice)?,
             Kind::Fifo => self.node(path, &entry, FileType::Fifo)?,

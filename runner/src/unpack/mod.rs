@@ -5,7 +5,7 @@
 //! blob ─▶ unpack-worker decode ─▶ unpack-worker extract (sha256 = DiffID, tar, files) ─▶ Report
 //! ```
 //!
-//! The two are one process for small blobs. A process boundary, because rootless the extractor
+//! The two are one process for small blobs. A process boundary, because for an ordinary user the extractor
 //! has to live in a mapped user namespace, and because a parser of foreign bytes is a smaller
 //! target with a memory limit, no network and nothing but the layer's own directory in reach.
 

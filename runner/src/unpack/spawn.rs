@@ -11,6 +11,7 @@ use super::report::{Refusal, RefusalKind, Report, Unpacked};
 use super::{Limits, worker};
 use crate::images::RECORD_BYTES_MAX as REPORT_BYTES_MAX;
 use crate::known_bad::{self, left_out};
+use crate::userns::IdMap;
 
 /// Blobs from this size on are decoded in a process of their own, so that inflating and writing
 /// files run at the same time. Below it the second process costs more than it gains. Bytes.
@@ -37,13 +38,14 @@ pub(crate) enum Outcome {
 }
 
 impl Workers {
-    /// Starts the workers that write into `tree`, which exists and is empty.
+    /// Starts the workers that write into `tree`, which exists and is empty; with `ids` as these.
     pub(crate) fn start(
         program: &Path,
         tree: &Path,
         algorithm: Algorithm,
         limits: Limits,
         blob_bytes: u64,
+        ids: Option<&IdMap>,
     ) -> io::Result<Self> {
         let (input, stdin) = pipe()?;
         let (input, decode) = if blob_bytes >= DECODED_APART_FROM {
@@ -62,6 +64,7 @@ impl Workers {
         let extract = command(program)
             .args(["extract", algorithm.as_str()])
             .args([limits.entries.to_string(), limits.bytes.to_string()])
+            .args(ids.map(|ids| String::from_utf8(crate::images::to_json(ids)).unwrap_or_default()))
             .current_dir(tree)
             .stdin(input)
             .stdout(Stdio::piped())

@@ -17,8 +17,10 @@ use super::extract::Extractor;
 use super::limits::{Limits, WORKER_MEMORY_MAX};
 use super::report::{Refusal, RefusalKind, Report};
 use super::tree::Tree;
+use crate::images::Marks;
 use crate::known_bad::left_out;
 use crate::place::Descriptors;
+use crate::userns::IdMap;
 
 /// The word by which `rrun` knows that it is a worker.
 pub const VERB: &str = "unpack-worker";
@@ -34,8 +36,12 @@ pub fn main(words: &[OsString]) -> u8 {
     let written = match words[..] {
         ["decode"] => report(io::stderr(), decode()),
         ["extract", algorithm, entries, bytes] => {
-            report(io::stdout(), extract(algorithm, entries, bytes))
+            report(io::stdout(), extract(algorithm, entries, bytes, None))
         }
+        ["extract", algorithm, entries, bytes, ids] => {
+            report(io::stdout(), extract(algorithm, entries, bytes, Some(ids)))
+        }
+        ["inside", ref rest @ ..] => return crate::images::store_worker(rest),
         ["sync"] => return crate::images::sync_worker(),
         _ => return crate::failure::EXIT_OURS,
     };
@@ -70,13 +76,26 @@ fn decode() -> Result<Report, Refusal> {
 }
 
 /// Stdin into the working directory.
-fn extract(algorithm: &str, entries: &str, bytes: &str) -> Result<Report, Refusal> {
+fn extract(
+    algorithm: &str,
+    entries: &str,
+    bytes: &str,
+    ids: Option<&str>,
+) -> Result<Report, Refusal> {
     let usage = || Refusal::new(RefusalKind::System, "the worker was started wrongly");
     let algorithm: Algorithm = algorithm.parse().map_err(|_| usage())?;
     let limits = Limits {
         entries: entries.parse().map_err(|_| usage())?,
         bytes: bytes.parse().map_err(|_| usage())?,
     };
+    let ids: Option<IdMap> = ids.map(serde_json::from_str).transpose().map_err(|_| usage())?;
+    if let Some(ids) = &ids {
+        // First of all: whoever hands them out is a setuid program.
+        ids.enter().map_err(|error| {
+            let why = format!("cannot have the ids of the layer's owners: {error}");
+            Refusal::new(RefusalKind::System, why)
+        })?;
+    }
     let root =
         rustix::fs::open(".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| Refusal::system("open the staging directory", error))?;
@@ -87,11 +106,10 @@ fn extract(algorithm: &str, entries: &str, bytes: &str) -> Result<Report, Refusa
         .map_err(|error| Refusal::system("open its own descriptors in /proc", error))?;
     enter(&root)?;
     confine()?;
-    let mark =
-        if crate::images::is_root() { "trusted.overlay.opaque" } else { "user.overlay.opaque" };
+    let marks = if ids.is_some() { Marks::User } else { Marks::Trusted };
     let decoder = Decoder::new(input())?;
-    let tree = Tree::new(root, mark);
-    Extractor::new(decoder, algorithm, tree, descriptors, limits).run().map(Report::Unpacked)
+    let tree = Tree::new(root, marks.opaque());
+    Extractor::new(decoder, algorithm, tree, descriptors, limits, ids).run().map(Report::Unpacked)
 }
 
 /// The second wall: paths are resolved beneath the descriptor, and there is nothing else to reach.

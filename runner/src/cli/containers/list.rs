@@ -111,7 +111,7 @@ fn size(store: &Store, record: &Record) -> Result<String, Failure> {
 
 /// Bytes that a container has written, and those of its image's layers.
 pub(super) fn sizes(store: &Store, container: &ContainerDir, record: &Record) -> (u64, u64) {
-    (written_bytes(container), store.layers_bytes(&record.image.layers))
+    (written_bytes(store, container), store.layers_bytes(&record.image.layers))
 }
 
 /// Every container, as `ps -as` shows it.
@@ -120,7 +120,7 @@ pub(crate) fn rows_with_sizes(globals: &Globals, store: &Store) -> Result<Vec<Va
     let row = |one: &Shown| {
         let mut row = row(globals, one, now, false);
         let container = store.open_container(&one.record.id)?;
-        let written = container.as_ref().map_or(0, written_bytes);
+        let written = container.as_ref().map_or(0, |one| written_bytes(store, one));
         row["Size"] = Value::from(human_bytes(written));
         Ok(row)
     };

@@ -32,7 +32,8 @@ fn prune(globals: &Globals, arguments: &Arguments) -> Result<u8, Failure> {
             if !matches!(status, Status::Created | Status::Exited(_)) {
                 return Ok(());
             }
-            let bytes = store.open_container(&id)?.as_ref().map_or(0, written_bytes);
+            let bytes =
+                store.open_container(&id)?.as_ref().map_or(0, |one| written_bytes(&store, one));
             remove::remove(globals, &store, &id, false, false)?;
             reclaimed = reclaimed.saturating_add(bytes);
             removed.push(id.clone());

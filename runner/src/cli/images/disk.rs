@@ -178,7 +178,7 @@ fn row(kind: &str, usage: Usage) -> Value {
 fn containers(globals: &Globals, store: &Store) -> Result<Usage, Failure> {
     let mut usage = Usage::default();
     for container in store.containers()? {
-        let bytes = written_bytes(&container);
+        let bytes = written_bytes(store, &container);
         let running = globals.dirs.runroot.join("c").join(&container.id).exists()
             && !container.path().join("exit.json").exists();
         usage.add(bytes, running);

@@ -172,9 +172,9 @@ fn what_cannot_be_is_refused_by_name() {
         (&["--userns", "nomap"], "there is: host, auto, auto:size=NUMBER"),
         (&["--userns", "auto:size=0"], "auto:size"),
         (&["--userns", "auto:size=999999999"], "auto:size"),
-        (&["--userns", "auto", "--pid", "host"], "--pid=host with --userns=auto"),
-        (&["--userns", "auto", "--ipc", "host"], "--ipc=host with --userns=auto"),
-        (&["--userns", "auto", "--cgroupns", "host"], "--cgroupns=host with --userns=auto"),
+        (&["--userns", "auto", "--pid", "host"], "--pid=host with a user namespace"),
+        (&["--userns", "auto", "--ipc", "host"], "--ipc=host with a user namespace"),
+        (&["--userns", "auto", "--cgroupns", "host"], "--cgroupns=host with a user namespace"),
         (&["--userns", "auto:size=1000", "-u", "2000"], "--userns=auto:size=NUMBER"),
     ] {
         let said = host.shell(flags, "true");

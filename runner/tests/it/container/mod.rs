@@ -11,3 +11,4 @@ mod life;
 mod recovery;
 mod sees;
 pub(crate) mod support;
+mod users;

@@ -266,8 +266,13 @@ fn many_layers(stack: fn(&overlay::Layers, &Path) -> rustix::io::Result<OwnedFd>
         rustix::fs::open(&path, flags, Mode::empty()).unwrap()
     };
     let lowers = (0..overlay::LAYERS_MAX).map(|at| place(&at.to_string())).collect();
-    let layers =
-        overlay::Layers { lowers, upper: place("upper"), work: place("w"), is_volatile: true };
+    let layers = overlay::Layers {
+        lowers,
+        upper: place("upper"),
+        work: place("w"),
+        is_volatile: true,
+        marks_of_user: false,
+    };
     std::fs::remove_file(dir.path().join("w/of-w")).unwrap();
     let at = dir.path().join("at");
     std::fs::create_dir(&at).unwrap();

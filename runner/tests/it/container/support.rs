@@ -45,7 +45,7 @@ fn busybox() -> Vec<u8> {
 
 /// The tar of a small system: a shell with its tools, `/etc/passwd`, and `extra`, which replaces
 /// what it names.
-fn layer(extra: &[Entry<'_>]) -> Vec<u8> {
+pub(crate) fn layer(extra: &[Entry<'_>]) -> Vec<u8> {
     let named = |entry: &Entry<'_>| match entry {
         Entry::Directory(name, _) | Entry::File(name, _) | Entry::Link(name, _) => {
             (*name).to_owned()
@@ -98,7 +98,7 @@ fn layer(extra: &[Entry<'_>]) -> Vec<u8> {
 }
 
 /// Serves an image of one layer until the process ends, and gives its name.
-fn serve(layer: Vec<u8>, config: &Value) -> String {
+pub(crate) fn serve(layer: Vec<u8>, config: &Value) -> String {
     let digest = |bytes: &[u8]| Digest::sha256(bytes).to_string();
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
