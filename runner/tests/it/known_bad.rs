@@ -13,7 +13,7 @@ pub(crate) fn are_missed(pairs: &[(&str, &str)]) {
             scope.spawn(|| {
                 loop {
                     let Some((measure, test)) = queue.lock().unwrap().next() else { return };
-                    if let Err(told) = end(measure, test, "0 passed; 1 failed") {
+                    if let Err(told) = is_missed(measure, test) {
                         wrong.lock().unwrap().push(format!("{measure}: {test} holds\n{told}"));
                     }
                 }
@@ -26,6 +26,19 @@ pub(crate) fn are_missed(pairs: &[(&str, &str)]) {
     }
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Some tests watch a race, which a busy machine may not lose at once: what is missed in one of
+/// three runs is missed.
+fn is_missed(measure: &str, test: &str) -> Result<(), String> {
+    let mut last = Ok(());
+    for _ in 0..3 {
+        last = end(measure, test, "0 passed; 1 failed");
+        if last.is_ok() {
+            break;
+        }
+    }
+    last
 }
 
 fn end(measure: &str, test: &str, expected: &str) -> Result<(), String> {
