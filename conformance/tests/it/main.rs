@@ -29,3 +29,4 @@ mod run_corpus;
 mod run_docker_table;
 mod run_guest;
 mod run_terminal;
+mod tidy;

@@ -147,7 +147,7 @@ pub fn remove(
         let names: Vec<String> = members.iter().map(|(id, _)| name_of(id)).collect();
         return Err(NetError {
             message: format!("network {name} has active endpoints: in use by {}", names.join(", ")),
-            hint: Some(format!("rrun network disconnect {name} {}", names[0])),
+            hint: Some(format!("rrun stop {}", names.join(" "))),
             ..NetError::default()
         });
     }
