@@ -332,10 +332,8 @@ async fn readable(call: &Call, mount: Mount) -> Result<Mount, ApiError> {
 /// Who asks, where only those are answered who say who they are: clients log in no earlier than
 /// they are asked, also where everybody may pull.
 async fn told(call: &Call) -> Result<Caller, ApiError> {
-    let caller = authenticate(call, None).await?;
-    let is_told = call.req.headers().contains_key(header::AUTHORIZATION);
-    match caller {
-        Caller::Known(Subject::Anonymous) if !is_told => Err(unauthorized(call, None)),
+    match authenticate(call, None).await? {
+        Caller::Known(Subject::Anonymous) => Err(unauthorized(call, None)),
         caller => Ok(caller),
     }
 }
