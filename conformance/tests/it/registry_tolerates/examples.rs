@@ -101,9 +101,10 @@ const EXAMPLES: &[Example] = &[
         "version: 0.1\nauth:\n  token:\n    autoredirect: true\n    realm: token-realm\n    service: token-service\n    issuer: registry-token-issuer\n    rootcertbundle: /root/certs/bundle\n",
         "auth",
     ),
+    serves("version: 0.1\nauth:\n  htpasswd:\n    realm: basic-realm\n    path: USERS\n"),
     refused(
         "version: 0.1\nauth:\n  htpasswd:\n    realm: basic-realm\n    path: /path/to/htpasswd\n",
-        "auth",
+        "registry user add",
     ),
     serves("version: 0.1\nauth: none\n"),
     refused(
@@ -187,14 +188,12 @@ const EXAMPLES: &[Example] = &[
         ("REGISTRY_PROXY_SERVICE_HOST", "10.0.0.3"),
         ("REGISTRY_AUTH_FILE", "/run/auth.json"),
     ]),
-    set_refused(
-        &[
-            ("REGISTRY_AUTH", "htpasswd"),
-            ("REGISTRY_AUTH_HTPASSWD_REALM", "Registry Realm"),
-            ("REGISTRY_AUTH_HTPASSWD_PATH", "/auth/htpasswd"),
-        ],
-        "REGISTRY_AUTH",
-    ),
+    set(&[
+        ("REGISTRY_AUTH", "htpasswd"),
+        ("REGISTRY_AUTH_HTPASSWD_REALM", "Registry Realm"),
+        ("REGISTRY_AUTH_HTPASSWD_PATH", "USERS"),
+    ]),
+    set_refused(&[("REGISTRY_AUTH", "htpasswd")], "auth.htpasswd.realm"),
     set_refused(
         &[
             ("REGISTRY_STORAGE", "s3"),
@@ -218,6 +217,8 @@ fn documented_configurations_are_served_or_refused_with_their_reason() -> Result
     ensure!(EXAMPLES.len() >= 50, "{} examples", EXAMPLES.len());
     let scratch = Scratch::new("examples")?;
     certificate(&scratch)?;
+    // In the form of bcrypt's hashes; nobody logs in.
+    fs::write(scratch.join("users"), format!("ann:$2y$10${}\n", "a".repeat(53)))?;
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -246,6 +247,7 @@ fn run(example: &Example, scratch: &Scratch, number: usize) -> Result<()> {
     let files = |text: &str| {
         text.replace("CERTIFICATE", &scratch.join("server.crt").to_string_lossy())
             .replace("KEY", &scratch.join("server.key").to_string_lossy())
+            .replace("USERS", &scratch.join("users").to_string_lossy())
     };
     let path = scratch.join(format!("{number}.yml"));
     fs::write(&path, files(example.file))?;
