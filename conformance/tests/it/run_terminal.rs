@@ -271,9 +271,13 @@ fn job_control_of_the_command_itself() -> Result<()> {
     let binary = person.rrun.binary().display().to_string();
     let mut shell = Command::new("bash");
     person.rrun.prepare(&mut shell);
-    shell.args(["--norc", "-i"]);
+    // Without its line editor, whose escapes would stand among what is looked for.
+    shell.args(["--norc", "--noediting", "-i"]);
     let mut terminal = Terminal::start(&shell, 33, 99)?;
+    // What is typed before it reads is not shown where it stands.
+    terminal.expect("# ")?;
     terminal.send("PS1='$ '\r")?;
+    terminal.expect("\n$ ")?;
     // Without -t the terminal's keys are signals to rrun: ctrl-z stops it, and not the container.
     let line = format!("{binary} run --name box {} sh -c 'echo u''p; sleep 1000'\r", person.image);
     terminal.send(&line)?;
