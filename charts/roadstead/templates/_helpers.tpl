@@ -94,7 +94,7 @@ annotations:
 {{- fail "s3.existingSecret, config.storage.s3: this version stores in a directory, not in a bucket. Leave them out, and give the volume a size (persistence.size)" -}}
 {{- end -}}
 {{- if or .Values.auth.htpasswd.existingSecret (dig "auth" "" .Values.config) -}}
-{{- fail "auth.htpasswd.existingSecret, config.auth: this version has no accounts, and serving without would not be what you asked for. Leave them out, and say who may reach the registry (networkPolicy.from, or client certificates by config.http.tls.clientcas)" -}}
+{{- fail "auth.htpasswd.existingSecret, config.auth: this chart mounts no users yet, and serving without would not be what you asked for. Leave them out, and say who may reach the registry (networkPolicy.from, or client certificates by config.http.tls.clientcas)" -}}
 {{- end -}}
 {{- $http := dig "http" (dict) .Values.config -}}
 {{- $debug := dig "debug" "addr" ":5001" $http -}}
